@@ -1,0 +1,48 @@
+/*
+ * Read-copy-update; the only includer of liburcu (QSBR flavour).
+ *
+ * A thread that reads RCU-protected structures registers first and announces quiescent states: a
+ * VCPU thread at each safepoint that drains its queue, and offline around anything that blocks.
+ * Pointers obtained under rcu_deref() die at the next quiescent state.
+ */
+#ifndef BASE_RCU_H
+#define BASE_RCU_H
+
+#include <urcu-qsbr.h>
+
+struct rcu_free_head {
+	struct rcu_head head;
+};
+
+/* Any thread, once, before its first read; pairs with rcu_thread_exit(). */
+static inline void rcu_thread_init(void)
+{
+	rcu_register_thread();
+}
+
+static inline void rcu_thread_exit(void)
+{
+	rcu_unregister_thread();
+}
+
+/* Registered threads. After this call no pointer read before it may be used. */
+static inline void rcu_quiescent(void)
+{
+	rcu_quiescent_state();
+}
+
+/* Registered threads, around blocking: between the two calls no reads. */
+static inline void rcu_offline(void)
+{
+	rcu_thread_offline();
+}
+
+static inline void rcu_online(void)
+{
+	rcu_thread_online();
+}
+
+#define rcu_deref(p)	   rcu_dereference(p)
+#define rcu_publish(p, v)  rcu_assign_pointer(p, v)
+
+#endif
