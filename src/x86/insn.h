@@ -35,6 +35,6 @@ struct insn {
 	uint8_t mode;	/* 2, 4 or 8: bytes of the code segment's default address size */
 };
 
-_Static_assert(sizeof(struct insn) == 40 || sizeof(struct insn) == 32, "keep decoded code small");
+_Static_assert(sizeof(struct insn) == 32, "keep decoded code small");
 
 #endif
