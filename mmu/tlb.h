@@ -52,8 +52,11 @@ struct tlb {
 	uint16_t pcid_asid[TLB_PCIDS]; /* lower half, by PCID; 0: none */
 	uint16_t pcid;
 	bool upper_nonglobal; /* the upper half holds pages that a CR3 write must drop */
-	/* Range of large pages inserted since the last full flush: INVLPG inside it flushes all. */
-	gva_t large_lo, large_hi;
+	/*
+	 * By half, the range of large pages inserted since the last full flush: INVLPG inside it
+	 * flushes everything, for a large page has an entry per small page.
+	 */
+	gva_t large_lo[2], large_hi[2];
 	/* Changes whenever a cached virtual-to-code mapping may be stale. */
 	uint64_t code_gen;
 	uint64_t exec_pages[64]; /* Bloom filter of pages fetched from in this code_gen */

@@ -80,7 +80,7 @@ void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
  * storing through it the caller calls mem_rmw_done().
  */
 void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len);
-void mem_rmw_done(struct cpu *cpu, gva_t gva);
+void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len);
 
 /*
  * Fetch translation of the page of rip for the current CPL; raises #PF or #GP. NULL: not RAM.
