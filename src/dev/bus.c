@@ -88,7 +88,7 @@ static void publish_locked(struct bus *bus, enum bus_space space, struct bus_tab
 {
 	struct bus_table *old = bus->tables[space];
 
-	rcu_publish(&bus->tables[space], t);
+	rcu_publish(bus->tables[space], t);
 	call_rcu(&old->rcu.head, table_free_rcu);
 }
 
