@@ -49,6 +49,10 @@ int gmem_add_slot(struct gmem *gm, const struct memslot *slot);
 int gmem_set_queues(struct gmem *gm, struct shootdown_queue **queues, unsigned n);
 
 /*
+ * The frame's host page | NPT_* flags (npt.h), or 0 if no slot holds it or memory ran out.
+ */
+uint64_t gmem_translate(struct gmem *gm, gfn_t gfn);
+/*
  * Host address of gpa if [gpa, gpa + len) lies inside one slot, else NULL. With write, NULL also for
  * a read-only slot; after storing through such a pointer call gmem_wrote().
  */

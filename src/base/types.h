@@ -34,8 +34,8 @@ typedef uintptr_t hva_t; /* host virtual address */
 #define likely(x)     __builtin_expect(!!(x), 1)
 #define unlikely(x)   __builtin_expect(!!(x), 0)
 #define always_inline inline __attribute__((always_inline))
-#define noinline      __attribute__((noinline))
-#define cold	      __attribute__((cold, noinline))
+#define never_inline  __attribute__((noinline))
+#define cold_path     __attribute__((cold, noinline))
 #define printf_like(fmt, args) __attribute__((format(printf, fmt, args)))
 
 #endif

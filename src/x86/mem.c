@@ -1,0 +1,317 @@
+#include "src/x86/mem.h"
+
+#include "mmu/npt.h"
+#include "mmu/walk.h"
+#include "src/base/atomic.h"
+#include "src/x86/debug.h"
+
+static unsigned ctx_access(enum tlb_ctx ctx)
+{
+	return ctx == TLB_USER ? WALK_USER : ctx == TLB_SUPER_AC ? WALK_AC : 0;
+}
+
+static enum tlb_ctx current_ctx(const struct cpu *cpu)
+{
+	return (cpu->tlb_cur - cpu->tlb.e[0]) / TLB_SIZE;
+}
+
+static void walk_regs_get(const struct cpu *cpu, struct walk_regs *r)
+{
+	*r = (struct walk_regs){
+		.cr3 = cpu->cr3,
+		.pdpte = cpu->pdpte,
+		.pse = cpu->cr4 & CR4_PSE,
+		.nxe = cpu->efer & EFER_NXE,
+		.wp = cpu->cr0 & CR0_WP,
+		.smep = cpu->cr4 & CR4_SMEP,
+		.smap = cpu->cr4 & CR4_SMAP,
+	};
+	if (!(cpu->cr0 & CR0_PG))
+		r->mode = PAGING_OFF;
+	else if (cpu->efer & EFER_LMA)
+		r->mode = PAGING_4LEVEL;
+	else
+		r->mode = cpu->cr4 & CR4_PAE ? PAGING_PAE : PAGING_32;
+}
+
+/* Walks, raising the fault; res->gpa is the byte at gva. */
+static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_result *res)
+{
+	struct walk_regs regs;
+
+	walk_regs_get(cpu, &regs);
+	STAT_INC(cpu->stats, walks);
+	if (regs.mode == PAGING_4LEVEL && unlikely(!gva_canonical(gva)))
+		cpu_raise_err(cpu, EXC_GP, 0);
+	if (walk(cpu->gmem, &regs, gva, access, res))
+		cpu_raise_pf(cpu, gva, res->pf_error);
+}
+
+/*
+ * Translates one byte's page for a data access and fills the TLB if it is RAM. Returns the host
+ * address, or NULL for MMIO and for stores to ROM.
+ */
+static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, gpa_t *gpa)
+{
+	struct tlb_entry *e = &cpu->tlb.e[ctx][(gva >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	struct walk_result res;
+	uint64_t page;
+	struct tlb_fill fill;
+
+	if ((write ? e->wtag : e->rtag) == tlb_tag(&cpu->tlb, gva)) {
+		*gpa = e->gfn << PAGE_SHIFT | (gva & ~PAGE_MASK);
+		return (void *)(gva + e->addend);
+	}
+	STAT_INC(cpu->stats, tlb_misses);
+	translate(cpu, gva, ctx_access(ctx) | (write ? WALK_WRITE : 0), &res);
+	*gpa = res.gpa;
+	page = gmem_translate(cpu->gmem, res.gpa >> PAGE_SHIFT);
+	if (!page)
+		return NULL;
+	fill = (struct tlb_fill){
+		.gva = gva,
+		.hva = npt_hva(page) + (gva & ~PAGE_MASK),
+		.gfn = res.gpa >> PAGE_SHIFT,
+		.global = res.global || !(cpu->cr4 & CR4_PGE),
+		.page_size = res.page_size,
+	};
+	/*
+	 * The code word is read after the translation that this entry caches; if a decoder
+	 * protects the frame after this load, its message is drained after this fill.
+	 */
+	fill.write = res.write_ok && !(page & NPT_READONLY) &&
+		     code_word_state(gmem_code_word(cpu->gmem, fill.gfn)) == CODE_NONE;
+	if (!debug_page_watched(cpu, gva))
+		tlb_insert(&cpu->tlb, ctx, &fill);
+	if (write && (page & NPT_READONLY))
+		return NULL;
+	return (void *)fill.hva;
+}
+
+static uint64_t load(const void *p, unsigned len)
+{
+	switch (len) {
+	case 1: return *(volatile uint8_t *)p;
+	case 2: return *(volatile uint16_t *)p;
+	case 4: return *(volatile uint32_t *)p;
+	default: return *(volatile uint64_t *)p;
+	}
+}
+
+static void store(void *p, uint64_t v, unsigned len)
+{
+	switch (len) {
+	case 1: *(volatile uint8_t *)p = v; break;
+	case 2: *(volatile uint16_t *)p = v; break;
+	case 4: *(volatile uint32_t *)p = v; break;
+	default: *(volatile uint64_t *)p = v; break;
+	}
+}
+
+static void wrote(struct cpu *cpu, gpa_t gpa)
+{
+	if (unlikely(gmem_code_written(cpu->gmem, gpa >> PAGE_SHIFT))) {
+		STAT_INC(cpu->stats, code_writes);
+		/* The running block may be stale from the next instruction on. */
+		cpu->event |= CPU_EVENT_YIELD;
+	}
+}
+
+/* MMIO of any length, cut into naturally aligned pieces of at most 8 bytes. */
+static void mmio(struct cpu *cpu, gpa_t gpa, void *buf, unsigned len, bool write)
+{
+	STAT_INC(cpu->stats, mmio);
+	while (len) {
+		unsigned n = 8;
+
+		while (n > len || (gpa & (n - 1)))
+			n /= 2;
+		if (write)
+			cpu->ops->mmio_write(cpu, gpa, buf, n);
+		else
+			cpu->ops->mmio_read(cpu, gpa, buf, n);
+		gpa += n;
+		buf = (char *)buf + n;
+		len -= n;
+	}
+	cpu->event |= CPU_EVENT_YIELD;
+}
+
+static void copy_in(void *buf, const void *p, unsigned len)
+{
+	if (len == 1 || len == 2 || len == 4 || len == 8) {
+		uint64_t v = load(p, len);
+
+		memcpy(buf, &v, len);
+	} else {
+		memcpy(buf, p, len);
+	}
+}
+
+static void copy_out(void *p, const void *buf, unsigned len)
+{
+	if (len == 1 || len == 2 || len == 4 || len == 8) {
+		uint64_t v = 0;
+
+		memcpy(&v, buf, len);
+		store(p, v, len);
+	} else {
+		memcpy(p, buf, len);
+	}
+}
+
+static void read_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, void *buf, unsigned len)
+{
+	unsigned first = MIN(len, PAGE_SIZE - (gva & ~PAGE_MASK));
+	gpa_t gpa[2];
+	void *p[2];
+
+	p[0] = resolve(cpu, ctx, gva, false, &gpa[0]);
+	if (unlikely(first < len))
+		p[1] = resolve(cpu, ctx, gva + first, false, &gpa[1]);
+	if (likely(p[0]))
+		copy_in(buf, p[0], first);
+	else
+		mmio(cpu, gpa[0], buf, first, false);
+	if (likely(first == len))
+		return;
+	if (p[1])
+		copy_in((char *)buf + first, p[1], len - first);
+	else
+		mmio(cpu, gpa[1], (char *)buf + first, len - first, false);
+}
+
+static void write_piece(struct cpu *cpu, gpa_t gpa, void *p, const void *buf, unsigned len)
+{
+	if (likely(p)) {
+		copy_out(p, buf, len);
+		wrote(cpu, gpa);
+	} else if (!gmem_translate(cpu->gmem, gpa >> PAGE_SHIFT)) {
+		mmio(cpu, gpa, (void *)buf, len, true);
+	}
+}
+
+static void write_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, const void *buf, unsigned len)
+{
+	unsigned first = MIN(len, PAGE_SIZE - (gva & ~PAGE_MASK));
+	gpa_t gpa[2];
+	void *p[2];
+
+	p[0] = resolve(cpu, ctx, gva, true, &gpa[0]);
+	if (unlikely(first < len))
+		p[1] = resolve(cpu, ctx, gva + first, true, &gpa[1]);
+	write_piece(cpu, gpa[0], p[0], buf, first);
+	if (unlikely(first < len))
+		write_piece(cpu, gpa[1], p[1], (const char *)buf + first, len - first);
+}
+
+/* #AC applies to data accesses at CPL 3 with CR0.AM and RFLAGS.AC set. */
+static void check_alignment(struct cpu *cpu, gva_t gva, unsigned len)
+{
+	if (unlikely(cpu->cpl == 3 && (cpu->rflags & FLAG_AC) && (cpu->cr0 & CR0_AM)) &&
+	    (gva & (len - 1)) && !(len & (len - 1)))
+		cpu_raise_err(cpu, EXC_AC, 0);
+}
+
+uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len)
+{
+	uint64_t v = 0;
+
+	check_alignment(cpu, gva, len);
+	debug_data_access(cpu, gva, len, false);
+	read_ctx(cpu, current_ctx(cpu), gva, &v, len);
+	return v;
+}
+
+void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
+{
+	check_alignment(cpu, gva, len);
+	write_ctx(cpu, current_ctx(cpu), gva, &value, len);
+	debug_data_access(cpu, gva, len, true);
+}
+
+void mem_read(struct cpu *cpu, gva_t gva, void *buf, unsigned len)
+{
+	check_alignment(cpu, gva, len);
+	debug_data_access(cpu, gva, len, false);
+	read_ctx(cpu, current_ctx(cpu), gva, buf, len);
+}
+
+void mem_write(struct cpu *cpu, gva_t gva, const void *buf, unsigned len)
+{
+	check_alignment(cpu, gva, len);
+	write_ctx(cpu, current_ctx(cpu), gva, buf, len);
+	debug_data_access(cpu, gva, len, true);
+}
+
+void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len)
+{
+	gpa_t gpa;
+
+	resolve(cpu, current_ctx(cpu), gva, true, &gpa);
+	if ((gva ^ (gva + len - 1)) & PAGE_MASK)
+		resolve(cpu, current_ctx(cpu), gva + len - 1, true, &gpa);
+}
+
+uint64_t mem_sys_read(struct cpu *cpu, gva_t gva, unsigned len)
+{
+	uint64_t v = 0;
+
+	read_ctx(cpu, TLB_SUPER, gva, &v, len);
+	return v;
+}
+
+void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
+{
+	write_ctx(cpu, TLB_SUPER, gva, &value, len);
+}
+
+void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)
+{
+	gpa_t gpa[2];
+	void *p, *q;
+
+	check_alignment(cpu, gva, len);
+	debug_data_access(cpu, gva, len, true);
+	p = resolve(cpu, current_ctx(cpu), gva, true, &gpa[0]);
+	if (likely(!((gva ^ (gva + len - 1)) & PAGE_MASK)))
+		return p;
+	/* Two pages that are neighbours in the host, too, can be locked together. */
+	q = resolve(cpu, current_ctx(cpu), gva + len - 1, true, &gpa[1]);
+	return p && q && (char *)p + len - 1 == (char *)q ? p : NULL;
+}
+
+void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len)
+{
+	gpa_t gpa;
+
+	/* Both translations were made by mem_rmw_ptr() for this instruction: they do not fault. */
+	resolve(cpu, current_ctx(cpu), gva, true, &gpa);
+	wrote(cpu, gpa);
+	if (unlikely((gva ^ (gva + len - 1)) & PAGE_MASK)) {
+		resolve(cpu, current_ctx(cpu), gva + len - 1, true, &gpa);
+		wrote(cpu, gpa);
+	}
+}
+
+const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip)
+{
+	const struct itlb_entry *e = tlb_fetch_lookup(&cpu->tlb, rip, cpu->cpl == 3);
+	struct walk_result res;
+	uint64_t page;
+
+	if (likely(e))
+		return e;
+	translate(cpu, rip, WALK_FETCH | (cpu->cpl == 3 ? WALK_USER : 0), &res);
+	page = gmem_translate(cpu->gmem, res.gpa >> PAGE_SHIFT);
+	if (!page)
+		return NULL;
+	return tlb_fetch_insert(&cpu->tlb, cpu->cpl == 3,
+				&(struct tlb_fill){
+					.gva = rip,
+					.hva = npt_hva(page),
+					.gfn = res.gpa >> PAGE_SHIFT,
+					.global = res.global || !(cpu->cr4 & CR4_PGE),
+					.page_size = res.page_size,
+				});
+}

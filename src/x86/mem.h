@@ -1,0 +1,103 @@
+/*
+ * Access to guest memory by linear address, with the permissions of the current privilege level.
+ * A hit in the software TLB is inline; everything else (miss, fault, page crossing, MMIO, code
+ * frame, data breakpoint) is in mem.c. All of them may raise a page fault and then do not return.
+ *
+ * Guest loads and stores are single host accesses of the same width when they do not cross a page,
+ * so the guest gets the host's memory order (TSO) and its atomicity.
+ */
+#ifndef X86_MEM_H
+#define X86_MEM_H
+
+#include "src/x86/cpu.h"
+#include "src/x86/insn.h"
+
+uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len);
+void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
+
+static always_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
+{
+	struct tlb_entry *e = &c->tlb_cur[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+
+	/* The last byte's page is compared with the first byte's entry: a crossing misses. */
+	if (likely(e->rtag == (((a + len - 1) & PAGE_MASK) | c->tlb.tag[a >> 63])))
+		return (void *)(a + e->addend);
+	return NULL;
+}
+
+static always_inline void *mem_fast_write(struct cpu *c, gva_t a, unsigned len)
+{
+	struct tlb_entry *e = &c->tlb_cur[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+
+	if (likely(e->wtag == (((a + len - 1) & PAGE_MASK) | c->tlb.tag[a >> 63])))
+		return (void *)(a + e->addend);
+	return NULL;
+}
+
+#define MEM_ACCESSORS(bits)                                                                        \
+	static always_inline uint##bits##_t mem_read##bits(struct cpu *c, const struct insn *i,    \
+							   gva_t a)                                \
+	{                                                                                          \
+		void *p = mem_fast_read(c, a, bits / 8);                                           \
+		if (likely(p))                                                                     \
+			return *(volatile uint##bits##_t *)p;                                      \
+		c->cur = i;                                                                        \
+		return mem_read_slow(c, a, bits / 8);                                              \
+	}                                                                                          \
+	static always_inline void mem_write##bits(struct cpu *c, const struct insn *i, gva_t a,    \
+						  uint##bits##_t v)                                \
+	{                                                                                          \
+		void *p = mem_fast_write(c, a, bits / 8);                                          \
+		if (likely(p)) {                                                                   \
+			*(volatile uint##bits##_t *)p = v;                                         \
+			return;                                                                    \
+		}                                                                                  \
+		c->cur = i;                                                                        \
+		mem_write_slow(c, a, v, bits / 8);                                                 \
+	}
+MEM_ACCESSORS(8)
+MEM_ACCESSORS(16)
+MEM_ACCESSORS(32)
+MEM_ACCESSORS(64)
+#undef MEM_ACCESSORS
+
+/*
+ * Any length up to a page, with the current privileges; cpu->cur must be set. All or nothing: a
+ * fault on the second page leaves the first untouched.
+ */
+void mem_read(struct cpu *cpu, gva_t gva, void *buf, unsigned len);
+void mem_write(struct cpu *cpu, gva_t gva, const void *buf, unsigned len);
+/* Raises the fault that a store to [gva, gva + len) would, and stores nothing. */
+void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len);
+
+/* Implicit supervisor accesses (descriptor tables, TSS), whatever the CPL; cpu->cur must be set. */
+uint64_t mem_sys_read(struct cpu *cpu, gva_t gva, unsigned len);
+void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
+
+/*
+ * Read-modify-write access: host pointer to [gva, gva + len), writable, or NULL if it is not RAM in
+ * one page (then the caller uses mem_read_slow() and mem_write_slow() under the bus lock). After
+ * storing through it the caller calls mem_rmw_done().
+ */
+void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len);
+void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len);
+
+/*
+ * Fetch translation of the page of rip for the current CPL; raises #PF or #GP. NULL: not RAM.
+ */
+const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip);
+
+/* Effective (linear) address of the memory operand, with limit checks where the mode has them. */
+gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write);
+/* Segment-relative address -> linear, checked as the mode demands; #GP or #SS. */
+gva_t seg_linear(struct cpu *cpu, enum seg_index seg, uint64_t off, unsigned len, bool write);
+
+static always_inline gva_t insn_ea(struct cpu *c, const struct insn *i, unsigned len, bool write)
+{
+	if (unlikely(i->flags & INSN_EA_SLOW))
+		return ea_slow(c, i, len, write);
+	return c->seg[i->seg].base + c->gpr[i->base] + (c->gpr[i->index] << i->scale) +
+	       (int64_t)i->disp;
+}
+
+#endif
