@@ -33,7 +33,7 @@ typedef uintptr_t hva_t; /* host virtual address */
 
 #define likely(x)     __builtin_expect(!!(x), 1)
 #define unlikely(x)   __builtin_expect(!!(x), 0)
-#define always_inline inline __attribute__((always_inline))
+#define force_inline inline __attribute__((always_inline))
 #define never_inline  __attribute__((noinline))
 #define cold_path     __attribute__((cold, noinline))
 #define printf_like(fmt, args) __attribute__((format(printf, fmt, args)))

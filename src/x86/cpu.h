@@ -80,12 +80,14 @@ struct cpu_ops {
 #define CPU_EVENT_SHUTDOWN (1u << 3) /* triple fault */
 #define CPU_EVENT_TF	 (1u << 4) /* a single-step trap is due after this instruction */
 #define CPU_EVENT_DATA_BP (1u << 5) /* a data breakpoint matched; dr6_pending says which */
+#define CPU_EVENT_EXC	 (1u << 7) /* an exception waits for delivery */
 #define CPU_EVENT_YIELD	 (1u << 6) /* leave the block: something to look at (PAUSE, own queue) */
 
 struct cpu_exception {
 	uint8_t vector;
+	uint8_t kind; /* enum exc_kind */
 	bool has_error;
-	bool soft; /* INT n, INT3, INTO: checked against the gate's DPL */
+	bool privileged; /* software interrupt not checked against the gate's DPL (INT1) */
 	uint32_t error;
 	uint64_t cr2;
 };
@@ -119,7 +121,10 @@ struct cpu {
 	struct vec_state vec;
 
 	bool nmi_blocked;
-	struct cpu_exception exc;  /* being raised or delivered */
+	bool delivering;	   /* inside the delivery of exc */
+	bool exc_pending;	   /* exc waits for delivery */
+	struct cpu_exception exc;
+	struct cpu_exception next_exc; /* just raised, not yet combined with exc */
 	jmp_buf *unwind;	   /* where a fault jumps to */
 	uint64_t last_rip;	   /* for register dumps */
 

@@ -15,7 +15,7 @@
 uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len);
 void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
 
-static always_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
+static force_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
 {
 	struct tlb_entry *e = &c->tlb_cur[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 
@@ -25,7 +25,7 @@ static always_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
 	return NULL;
 }
 
-static always_inline void *mem_fast_write(struct cpu *c, gva_t a, unsigned len)
+static force_inline void *mem_fast_write(struct cpu *c, gva_t a, unsigned len)
 {
 	struct tlb_entry *e = &c->tlb_cur[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 
@@ -35,7 +35,7 @@ static always_inline void *mem_fast_write(struct cpu *c, gva_t a, unsigned len)
 }
 
 #define MEM_ACCESSORS(bits)                                                                        \
-	static always_inline uint##bits##_t mem_read##bits(struct cpu *c, const struct insn *i,    \
+	static force_inline uint##bits##_t mem_read##bits(struct cpu *c, const struct insn *i,    \
 							   gva_t a)                                \
 	{                                                                                          \
 		void *p = mem_fast_read(c, a, bits / 8);                                           \
@@ -44,7 +44,7 @@ static always_inline void *mem_fast_write(struct cpu *c, gva_t a, unsigned len)
 		c->cur = i;                                                                        \
 		return mem_read_slow(c, a, bits / 8);                                              \
 	}                                                                                          \
-	static always_inline void mem_write##bits(struct cpu *c, const struct insn *i, gva_t a,    \
+	static force_inline void mem_write##bits(struct cpu *c, const struct insn *i, gva_t a,    \
 						  uint##bits##_t v)                                \
 	{                                                                                          \
 		void *p = mem_fast_write(c, a, bits / 8);                                          \
@@ -92,7 +92,7 @@ gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write);
 /* Segment-relative address -> linear, checked as the mode demands; #GP or #SS. */
 gva_t seg_linear(struct cpu *cpu, enum seg_index seg, uint64_t off, unsigned len, bool write);
 
-static always_inline gva_t insn_ea(struct cpu *c, const struct insn *i, unsigned len, bool write)
+static force_inline gva_t insn_ea(struct cpu *c, const struct insn *i, unsigned len, bool write)
 {
 	if (unlikely(i->flags & INSN_EA_SLOW))
 		return ea_slow(c, i, len, write);
