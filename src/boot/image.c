@@ -130,8 +130,8 @@ int image_load_initrd(const char *path, struct gmem *gm, gpa_t floor, gpa_t ceil
 		return r;
 	if (ceiling < floor || img.size > ceiling - floor ||
 	    ALIGN_DOWN(ceiling - img.size, PAGE_SIZE) < floor) {
-		log_err("initrd '%s' (%llu MiB) does not fit into the guest's memory below 4 GiB",
-			path, (unsigned long long)(img.size >> 20));
+		log_err("initrd '%s' (%llu KiB) does not fit into the guest's memory below 4 GiB",
+			path, (unsigned long long)(img.size >> 10));
 		r = -ENOMEM;
 	} else {
 		*gpa = ALIGN_DOWN(ceiling - img.size, PAGE_SIZE);

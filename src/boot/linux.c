@@ -42,6 +42,8 @@ static int read_header(const struct image *img, struct boot_params *bp)
 	if (r)
 		return r;
 	end = SETUP_MAGIC_OFFSET + head[SETUP_JUMP_OFFSET];
+	if (img->size < end)
+		return refuse(img, "is truncated");
 	end = MIN(end, start + sizeof(bp->hdr));
 	memset(bp, 0, sizeof(*bp));
 	memcpy(&bp->hdr, head + start, end - start);

@@ -1,5 +1,7 @@
 #include <stdarg.h>
+#include <stddef.h>
 #include <setjmp.h>
+#include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -262,19 +264,31 @@ static void test_aml_terms(void **state)
 	aml_free(&a);
 }
 
-/* With a file name as argument writes the DSDT there, to be looked at with iasl -d. */
-static void dump_dsdt(const char *path)
+/* With a directory as argument writes the tables of a big machine there, to be read with iasl -d.
+ */
+static void dump_tables(const char *dir)
 {
-	const struct acpi_header *dsdt;
+	static const char *const names[] = {"FACP", "APIC", "MCFG", "SRAT", "SLIT", "DSDT"};
 	struct fixture *f;
-	FILE *out = fopen(path, "wb");
+	unsigned i;
 
 	setup((void **)&f);
 	f->cfg.ncpus = 300;
 	acpi_build(&f->cfg, &f->gm, &f->info);
-	dsdt = table(f, ((const struct acpi_fadt *)find(f, "FACP"))->dsdt);
-	fwrite(dsdt, 1, dsdt->length, out);
-	fclose(out);
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		const struct acpi_header *h = find(f, names[i]);
+		char path[256];
+		FILE *out;
+
+		if (!h)
+			h = table(f, ((const struct acpi_fadt *)find(f, "FACP"))->dsdt);
+		snprintf(path, sizeof(path), "%s/%s.dat", dir, names[i]);
+		out = fopen(path, "wb");
+		if (!out)
+			break;
+		fwrite(h, 1, h->length, out);
+		fclose(out);
+	}
 	teardown((void **)&f);
 }
 
@@ -290,7 +304,7 @@ int main(int argc, char **argv)
 	};
 
 	if (argc > 1) {
-		dump_dsdt(argv[1]);
+		dump_tables(argv[1]);
 		return 0;
 	}
 	return cmocka_run_group_tests(tests, NULL, NULL);

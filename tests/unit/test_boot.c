@@ -1,5 +1,7 @@
 #include <stdarg.h>
+#include <stddef.h>
 #include <setjmp.h>
+#include <stdint.h>
 #include <cmocka.h>
 #include <asm/bootparam.h>
 #include <elf.h>
