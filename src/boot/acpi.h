@@ -39,6 +39,7 @@ struct acpi_config {
 	gpa_t lapic_base;
 	uint16_t pm_base;      /* see src/dev/acpi_pm.h: event +0, control +4, timer +8 */
 	uint8_t sci_irq;       /* also its GSI; level, active high */
+	uint8_t slp_typ_s5;    /* what \_S5 tells to write to PM1a control */
 	uint16_t pvpanic_port; /* 0: none */
 };
 
@@ -47,9 +48,6 @@ struct acpi_info {
 	gpa_t base; /* of the tables, page-aligned */
 	uint64_t size;
 };
-
-/* SLP_TYP of S5 in \_S5, to be written to PM1a control. */
-#define ACPI_SLP_TYP_S5 5
 
 /*
  * Writes the tables to guest memory. 0, or -errno (logged): -ENOMEM if memory is too small.

@@ -7,14 +7,14 @@
 #define PCI_DEVICES	 32
 #define PCI_PINS	 4
 
-static void sleep_states(struct aml *a)
+static void sleep_states(const struct acpi_config *cfg, struct aml *a)
 {
 	size_t package;
 
 	aml_name(a, "\\_S5");
 	package = aml_package(a, 4);
-	aml_int(a, ACPI_SLP_TYP_S5);
-	aml_int(a, ACPI_SLP_TYP_S5);
+	aml_int(a, cfg->slp_typ_s5);
+	aml_int(a, cfg->slp_typ_s5);
 	aml_int(a, 0);
 	aml_int(a, 0);
 	aml_end(a, package);
@@ -136,7 +136,7 @@ void dsdt_build(const struct acpi_config *cfg, struct aml *a)
 {
 	size_t scope;
 
-	sleep_states(a);
+	sleep_states(cfg, a);
 	scope = aml_scope(a, "\\_SB");
 	pci_root(cfg, a);
 	motherboard(cfg, a);

@@ -51,6 +51,7 @@ static int setup(void **state)
 		.lapic_base = 0xfee00000,
 		.pm_base = 0x600,
 		.sci_irq = 9,
+		.slp_typ_s5 = 5,
 		.pvpanic_port = 0x505,
 	};
 	*state = f;
