@@ -35,10 +35,11 @@ gva_t seg_linear(struct cpu *cpu, enum seg_index s, uint64_t off, unsigned len, 
 	return (uint32_t)(seg->base + off);
 }
 
-gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write)
+gva_t ea_offset(struct cpu *cpu, const struct insn *i, int64_t offset, unsigned len, bool write)
 {
 	uint64_t off = cpu->gpr[i->base] + (cpu->gpr[i->index] << i->scale) + (int64_t)i->disp;
 
+	off += offset;
 	cpu->cur = i;
 	if (i->flags & INSN_ADDR16)
 		off = (uint16_t)off;
@@ -47,4 +48,9 @@ gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write)
 	if (i->mode == 8)
 		return cpu->seg[i->seg].base + off;
 	return seg_linear(cpu, i->seg, off, len, write);
+}
+
+gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write)
+{
+	return ea_offset(cpu, i, 0, len, write);
 }

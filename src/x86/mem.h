@@ -89,6 +89,8 @@ const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip);
 
 /* Effective (linear) address of the memory operand, with limit checks where the mode has them. */
 gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write);
+/* The same at a distance of offset bytes, wrapping as the address size demands. */
+gva_t ea_offset(struct cpu *cpu, const struct insn *i, int64_t offset, unsigned len, bool write);
 /* Segment-relative address -> linear, checked as the mode demands; #GP or #SS. */
 gva_t seg_linear(struct cpu *cpu, enum seg_index seg, uint64_t off, unsigned len, bool write);
 
