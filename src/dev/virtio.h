@@ -61,6 +61,7 @@ struct virtqueue {
 	uint16_t used_idx;
 	uint16_t signalled; /* used_idx when the driver was last told */
 	bool signalled_valid;
+	uint16_t outstanding; /* chains popped and not pushed */
 };
 
 /* One piece of a buffer: contiguous in guest and in host memory. */

@@ -84,6 +84,7 @@ bool virtqueue_enable(struct virtqueue *vq)
 	return true;
 }
 
+/* outstanding stays: what is in flight is still pushed, and the reset waits for it. */
 void virtqueue_reset(struct virtqueue *vq)
 {
 	vq->enabled = false;
@@ -331,6 +332,9 @@ int virtqueue_pop(struct virtqueue *vq, size_t size, struct virtq_elem **out)
 		return protocol_error(vq, "avail index out of range");
 	if (n == 0)
 		return 0;
+	/* Each chain has a descriptor of its own, so the table bounds what can be in flight. */
+	if (vq->outstanding >= vq->size)
+		return protocol_error(vq, "more chains than descriptors");
 	head = atomic_load_relaxed(&r.avail->ring[vq->last_avail % vq->size]);
 	bad = walk_chain(vq, &r, head, &c);
 	if (bad)
@@ -341,6 +345,7 @@ int virtqueue_pop(struct virtqueue *vq, size_t size, struct virtq_elem **out)
 		return -ENOMEM;
 	}
 	vq->last_avail++;
+	vq->outstanding++;
 	/* Under vq->lock, which a reset takes after it began: it sees the element or refuses us. */
 	atomic_fetch_add_relaxed(&vq->vdev->inflight, 1);
 	*out = e;
@@ -350,6 +355,7 @@ int virtqueue_pop(struct virtqueue *vq, size_t size, struct virtq_elem **out)
 static void release(struct virtqueue *vq, struct virtq_elem *e)
 {
 	free(e);
+	vq->outstanding--;
 	/*
 	 * Last touch of guest memory was before. Pairs with the acquire in the status register's
 	 * read: a driver that sees the device reset may reuse its buffers.

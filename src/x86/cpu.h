@@ -103,6 +103,7 @@ struct cpu {
 	uint64_t fl_carry;
 	struct tlb_entry *tlb_cur; /* array of the current access context */
 	const struct insn *cur;	   /* set before anything that can fault */
+	const struct insn *uncount; /* the engine's: the block was left at this instruction */
 	struct seg seg[SEG_COUNT];
 	uint32_t rflags; /* all but the arithmetic flags */
 	uint32_t event;	 /* CPU_EVENT_*: non-zero sends the run loop to its slow path */

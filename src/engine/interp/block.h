@@ -1,0 +1,100 @@
+/*
+ * The decoded-code cache of one VCPU: blocks of instructions found by guest-physical address and
+ * mode. Everything here belongs to the VCPU's thread. What other VCPUs do to the code arrives as
+ * SHOOTDOWN_DROP_CODE; until a frame is known to be protected on every VCPU, blocks decoded from it
+ * run once and are not kept (docs/concurrency.md, "Code pages").
+ */
+#ifndef ENGINE_INTERP_BLOCK_H
+#define ENGINE_INTERP_BLOCK_H
+
+#include "src/engine/interp/decode.h"
+
+#define BLOCK_MAX_INSNS 48
+/* Two slots for each vector instruction, and one for op_end. */
+#define BLOCK_MAX_SLOTS (2 * BLOCK_MAX_INSNS + 1)
+
+struct block {
+	gpa_t gpa;
+	gfn_t gfn2;  /* of the second page for an instruction that crosses, else ~0 */
+	uint32_t key; /* mode and options: block_key() */
+	uint16_t insns;
+	uint16_t bytes;
+	struct block *hash_next;
+	struct block *page_next;
+	struct insn slot[];
+};
+
+#define BLOCK_HASH  (1u << 14)
+#define PAGE_HASH   (1u << 10)
+#define JUMP_CACHE  (1u << 12)
+#define PENDING_MAX 16
+
+/* rip -> block, while the virtual-to-physical mapping that led there stands. */
+struct jump_entry {
+	uint64_t rip;
+	uint64_t key;
+	struct block *block;
+};
+
+/* Blocks of one frame, for dropping. */
+struct code_page {
+	gfn_t gfn;
+	struct block *blocks;
+	struct code_page *next;
+};
+
+/* A frame whose protection waits for the acknowledgement of every VCPU. */
+struct pending {
+	gfn_t gfn;
+	uint32_t word; /* 0: unused */
+	uint64_t *ticket;
+};
+
+struct block_cache {
+	struct cpu *cpu;
+	struct decoder decoder;
+	struct jump_entry jump[JUMP_CACHE];
+	struct block *hash[BLOCK_HASH];
+	struct code_page *page[PAGE_HASH];
+	struct pending pending[PENDING_MAX];
+	unsigned next_pending;
+	uint64_t jump_gen; /* changes when blocks are dropped */
+	char *arena;	   /* blocks and code pages; emptied all at once */
+	size_t arena_size, arena_used;
+	struct block *once; /* a block that is not kept */
+	unsigned self;	    /* number of our own queue in gmem; ~0: none */
+};
+
+/* Options of a look-up. */
+#define BLOCK_SINGLE (1u << 15) /* one instruction per block */
+
+/* self: number of the CPU's own shootdown queue in its gmem, or ~0u. */
+int block_cache_init(struct block_cache *bc, struct cpu *cpu, unsigned self, size_t arena_size);
+void block_cache_fini(struct block_cache *bc);
+/* Drops every block. */
+void block_cache_flush(struct block_cache *bc);
+/* Drops the blocks of a frame. */
+void block_cache_drop(struct block_cache *bc, gfn_t gfn);
+
+/* Mode bits of CS, privilege and options: what a virtual address means as code. */
+static inline uint32_t block_key(const struct cpu *cpu, uint32_t options)
+{
+	return (cpu->seg[SEG_CS].attr & (SEG_L | SEG_DB)) | (cpu->cpl == 3) << 12 | options;
+}
+
+/* The slow path of block_find(); raises the faults of fetching. */
+struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key);
+
+static inline struct block *block_find(struct block_cache *bc, uint64_t rip, uint32_t options)
+{
+	struct cpu *cpu = bc->cpu;
+	struct jump_entry *e = &bc->jump[(rip ^ rip >> 12) & (JUMP_CACHE - 1)];
+	uint64_t key = (cpu->tlb.code_gen + bc->jump_gen) << 16 | block_key(cpu, options) |
+		       cpu->tlb.tag[rip >> 63];
+
+	if (likely(e->rip == rip && e->key == key))
+		return e->block;
+	return block_find_slow(bc, rip, block_key(cpu, options));
+}
+
+#endif

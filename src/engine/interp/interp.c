@@ -1,0 +1,247 @@
+#include "src/engine/interp/interp.h"
+
+#include <stdlib.h>
+
+#include "src/base/atomic.h"
+#include "src/engine/interp/block.h"
+#include "src/engine/interp/ops.h"
+#include "src/x86/debug.h"
+#include "src/x86/exc.h"
+
+#define DEFAULT_CACHE MIB(32)
+
+struct interp {
+	struct cpu *cpu;
+	const uint32_t *requests;
+	bool stop_on_exception;
+	bool inject;
+	uint8_t inject_vector;
+	struct block *running; /* whose instructions were counted in advance */
+	struct block_cache blocks;
+};
+
+static const uint32_t no_requests;
+
+int interp_create(struct interp **out, struct cpu *cpu, const struct interp_config *cfg)
+{
+	struct interp *in = calloc(1, sizeof(*in));
+	int r;
+
+	if (!in)
+		return -ENOMEM;
+	in->cpu = cpu;
+	in->requests = cfg->requests ? cfg->requests : &no_requests;
+	in->stop_on_exception = cfg->stop_on_exception;
+	r = block_cache_init(&in->blocks, cpu, cfg->self,
+			     cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE);
+	if (r) {
+		free(in);
+		return r;
+	}
+	*out = in;
+	return 0;
+}
+
+void interp_destroy(struct interp *in)
+{
+	if (!in)
+		return;
+	block_cache_fini(&in->blocks);
+	free(in);
+}
+
+void interp_drop_code(struct interp *in, gfn_t gfn)
+{
+	block_cache_drop(&in->blocks, gfn);
+}
+
+void interp_drop_all(struct interp *in)
+{
+	block_cache_flush(&in->blocks);
+}
+
+void interp_inject(struct interp *in, uint8_t vector)
+{
+	in->inject = true;
+	in->inject_vector = vector;
+}
+
+bool interp_interruptible(const struct interp *in)
+{
+	const struct cpu *c = in->cpu;
+
+	return !in->inject && !c->exc_pending &&
+	       !(c->event & (CPU_EVENT_SHADOW | CPU_EVENT_SS_SHADOW | CPU_EVENT_EXC));
+}
+
+/* --- ends of blocks -------------------------------------------------------------------------- */
+
+OP(op_end)
+{
+	uint64_t rip = c->gpr[REG_PC] + i->off;
+
+	c->rip = i->mode == 8 ? rip : i->mode == 4 ? (uint32_t)rip : (uint16_t)rip;
+}
+
+/* How many instructions of the block lie behind slot i. */
+static unsigned insns_behind(const struct block *b, const struct insn *i)
+{
+	unsigned done = 0;
+
+	for (const struct insn *s = b->slot; s <= i; s++)
+		if (s->exec != op_vector)
+			done++;
+	return b->insns - done;
+}
+
+OP(op_break)
+{
+	c->uncount = i;
+	c->rip = next_rip(c, i);
+}
+
+OP(op_restart)
+{
+	uint64_t rip = c->gpr[REG_PC] + i->off;
+
+	c->uncount = i;
+	c->rip = i->mode == 8 ? rip : i->mode == 4 ? (uint32_t)rip : (uint16_t)rip;
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+/* Takes back what was counted but not run. */
+static void uncount(struct interp *in, const struct insn *i, bool faulted)
+{
+	in->cpu->stats->instructions -= insns_behind(in->running, i) + faulted;
+}
+
+static void landed(struct interp *in)
+{
+	struct cpu *c = in->cpu;
+
+	if (in->running) {
+		/* A fetch fault has no instruction in the block: cur points elsewhere. */
+		uncount(in, c->cur, true);
+		in->running = NULL;
+	}
+	exc_landed(c);
+}
+
+/* Traps that are due after an instruction; returns true if one was delivered. */
+static bool debug_traps(struct cpu *c)
+{
+	uint64_t bits = 0;
+
+	if (c->event & CPU_EVENT_TF)
+		bits |= DR6_BS;
+	if (c->event & CPU_EVENT_DATA_BP)
+		bits |= c->dr6_pending;
+	if (!bits || (c->event & CPU_EVENT_SS_SHADOW))
+		return false;
+	c->event &= ~(CPU_EVENT_TF | CPU_EVENT_DATA_BP);
+	c->dr6_pending = 0;
+	exc_debug_trap(c, bits);
+	return true;
+}
+
+/* A code breakpoint is a fault before the instruction; RF holds it off once. */
+static void code_breakpoint(struct cpu *c)
+{
+	uint32_t bits = debug_code_match(c, c->seg[SEG_CS].base + c->rip);
+
+	if (bits && !(c->rflags & FLAG_RF))
+		exc_debug_trap(c, bits);
+}
+
+/* One instruction with everything that may happen around it. */
+static void run_single(struct interp *in)
+{
+	struct cpu *c = in->cpu;
+	uint32_t shadow = c->event & (CPU_EVENT_SHADOW | CPU_EVENT_SS_SHADOW);
+	bool tf;
+	struct block *b;
+
+	if (debug_active(c))
+		code_breakpoint(c);
+	tf = c->rflags & FLAG_TF;
+	c->gpr[REG_PC] = c->rip;
+	b = block_find(&in->blocks, c->rip, BLOCK_SINGLE);
+	c->event &= ~shadow;
+	c->stats->instructions++;
+	in->running = b;
+	c->uncount = NULL;
+	b->slot[0].exec(c, &b->slot[0]);
+	in->running = NULL;
+	if (!debug_active(c) || c->uncount == NULL)
+		c->rflags &= ~FLAG_RF;
+	if (tf)
+		c->event |= CPU_EVENT_TF;
+}
+
+static bool needs_single(const struct cpu *c, uint64_t left, bool exact)
+{
+	return (c->event & (CPU_EVENT_SHADOW | CPU_EVENT_SS_SHADOW)) || (c->rflags & FLAG_TF) ||
+	       debug_active(c) || (exact && left < BLOCK_MAX_INSNS);
+}
+
+enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
+{
+	struct cpu *const c = in->cpu;
+	struct block_cache *const bc = &in->blocks;
+	static const struct insn fetching = {.mode = 8};
+	const uint64_t stop = c->stats->instructions + max_insns;
+	jmp_buf env;
+
+	c->unwind = &env;
+	if (_setjmp(env))
+		landed(in);
+	if (in->inject) {
+		in->inject = false;
+		exc_interrupt(c, in->inject_vector);
+	}
+	for (;;) {
+		struct block *b;
+
+		if (unlikely(c->event)) {
+			if (c->event & CPU_EVENT_SHUTDOWN)
+				return INTERP_SHUTDOWN;
+			if (c->event & CPU_EVENT_EXC) {
+				if (in->stop_on_exception)
+					return INTERP_EXCEPTION;
+				exc_deliver(c);
+				continue;
+			}
+			if (debug_traps(c))
+				continue;
+			if (c->event & CPU_EVENT_HALT) {
+				c->event &= ~CPU_EVENT_HALT;
+				return INTERP_HALT;
+			}
+			if (c->event & CPU_EVENT_YIELD) {
+				c->event &= ~CPU_EVENT_YIELD;
+				return INTERP_YIELD;
+			}
+		}
+		if (unlikely(atomic_load_relaxed(in->requests)))
+			return INTERP_REQUEST;
+		if (unlikely(c->stats->instructions >= stop))
+			return INTERP_BUDGET;
+		/* A fault in fetching belongs to the instruction at rip. */
+		c->gpr[REG_PC] = c->rip;
+		c->cur = &fetching;
+		if (unlikely(needs_single(c, stop - c->stats->instructions, exact))) {
+			run_single(in);
+			continue;
+		}
+		b = block_find(bc, c->rip, 0);
+		c->stats->instructions += b->insns;
+		c->rflags &= ~FLAG_RF;
+		in->running = b;
+		c->uncount = NULL;
+		b->slot[0].exec(c, &b->slot[0]);
+		if (unlikely(c->uncount))
+			uncount(in, c->uncount, false);
+		in->running = NULL;
+	}
+}

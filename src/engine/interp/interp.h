@@ -1,0 +1,48 @@
+/*
+ * The reference interpreter: runs one struct cpu. The oracle for every other engine, and the one
+ * that can stop between any two instructions.
+ */
+#ifndef ENGINE_INTERP_INTERP_H
+#define ENGINE_INTERP_INTERP_H
+
+#include "src/x86/cpu.h"
+
+struct interp;
+
+enum interp_exit {
+	INTERP_BUDGET,	  /* about max_insns instructions were run */
+	INTERP_REQUEST,	  /* *requests became non-zero */
+	INTERP_YIELD,	  /* an instruction asked for a safepoint (PAUSE, MMIO, own code written) */
+	INTERP_HALT,	  /* HLT; rip is behind it */
+	INTERP_SHUTDOWN,  /* triple fault */
+	INTERP_EXCEPTION, /* stop_on_exception: cpu->exc was raised at rip and not delivered */
+};
+
+struct interp_config {
+	unsigned self;		  /* number of this CPU's shootdown queue in its gmem, ~0u: none */
+	const uint32_t *requests; /* looked at between blocks; may be NULL */
+	size_t cache_bytes;	  /* of decoded code; 0: a default */
+	bool stop_on_exception;
+};
+
+int interp_create(struct interp **out, struct cpu *cpu, const struct interp_config *cfg);
+void interp_destroy(struct interp *in);
+
+/*
+ * Owner thread. Delivers what is pending in the CPU, then runs until one of the exits. Stops after
+ * exactly max_insns instructions if exact is set, else after the block that reaches it.
+ */
+enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact);
+
+/*
+ * Owner thread, between runs: the interrupt or NMI is delivered first thing in the next run. The
+ * caller has checked RFLAGS.IF and interp_interruptible().
+ */
+void interp_inject(struct interp *in, uint8_t vector);
+bool interp_interruptible(const struct interp *in);
+
+/* Owner thread, from the shootdown queue. */
+void interp_drop_code(struct interp *in, gfn_t gfn);
+void interp_drop_all(struct interp *in);
+
+#endif
