@@ -67,6 +67,12 @@ static int build_acpi(struct vm *vm, struct acpi_info *info)
 	return acpi_build(&cfg, &vm->gmem, info);
 }
 
+/* What firmware would have left behind on every processor. */
+static void firmware_state(struct cpu *cpu)
+{
+	cpu->mtrr_deftype = 0x806; /* MTRRs on, all memory write-back */
+}
+
 int start_state(struct vm *vm)
 {
 	struct boot_config cfg = {
@@ -90,6 +96,8 @@ int start_state(struct vm *vm)
 	r = boot_load(&cfg, &vm->gmem, &entry);
 	if (r)
 		return r;
+	for (unsigned n = 0; n < vm->smp->n; n++)
+		firmware_state(&vm->smp->vcpu[n]->cpu);
 	set_entry(&vm->smp->vcpu[0]->cpu, &entry);
 	return 0;
 }
