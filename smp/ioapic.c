@@ -36,6 +36,7 @@ struct ioapic {
 	struct apic_sink sink;
 	uint8_t index;
 	uint32_t id;
+	uint32_t initial_id;
 	uint32_t level; /* of the pins, a bit each */
 	uint64_t rte[IOAPIC_PINS];
 	uint64_t vectors[4]; /* set of vectors of level-triggered entries; written under the lock */
@@ -49,7 +50,7 @@ int ioapic_create(struct ioapic **out, uint8_t id, const struct apic_sink *sink)
 		return -ENOMEM;
 	pthread_mutex_init(&io->lock, NULL);
 	io->sink = *sink;
-	io->id = (uint32_t)id << ID_SHIFT & ID_MASK;
+	io->initial_id = (uint32_t)id << ID_SHIFT & ID_MASK;
 	ioapic_reset(io);
 	*out = io;
 	return 0;
@@ -91,6 +92,7 @@ void ioapic_reset(struct ioapic *io)
 
 	pthread_mutex_lock(&io->lock);
 	io->index = 0;
+	io->id = io->initial_id;
 	for (i = 0; i < IOAPIC_PINS; i++)
 		io->rte[i] = RTE_MASKED;
 	update_vectors_locked(io);

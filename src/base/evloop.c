@@ -121,7 +121,7 @@ void evloop_timer_cancel(struct evloop *loop, struct ev_timer *t)
 	pthread_mutex_unlock(&loop->lock);
 }
 
-static void run_timers(struct evloop *loop)
+void evloop_run_timers(struct evloop *loop)
 {
 	uint64_t ticks;
 
@@ -189,7 +189,7 @@ static void *loop_thread(void *arg)
 		if (n <= 0)
 			continue;
 		if (e.data.ptr == &loop->timer_fd) {
-			run_timers(loop);
+			evloop_run_timers(loop);
 		} else if (e.data.ptr == &loop->wake_fd) {
 			uint64_t v;
 

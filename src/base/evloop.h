@@ -49,4 +49,10 @@ void evloop_timer_arm(struct evloop *loop, struct ev_timer *t, uint64_t deadline
 /* Any thread. The callback may still be running on return when called from another thread. */
 void evloop_timer_cancel(struct evloop *loop, struct ev_timer *t);
 
+/*
+ * Runs the callbacks of the timers that are due on the calling thread, in the place of the loop's.
+ * Only while the loop is not started: for tests and for runs driven by one thread.
+ */
+void evloop_run_timers(struct evloop *loop);
+
 #endif

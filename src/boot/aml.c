@@ -45,7 +45,7 @@ static bool reserve(struct aml *a, size_t len)
 
 	if (a->failed)
 		return false;
-	if (a->len + len <= a->cap)
+	if (a->data && a->len + len <= a->cap)
 		return true;
 	while (cap < a->len + len)
 		cap *= 2;

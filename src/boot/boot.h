@@ -59,7 +59,8 @@ struct boot_entry {
 /*
  * 0; or, after one log line that names the file:
  * -ENOEXEC not a kernel that can be started here (wrong format or machine, truncated),
- * -ENOMEM the guest's memory is too small for it, or the -errno of opening or reading a file.
+ * -ENOMEM the guest's memory is too small for it, -E2BIG the command line is too long, or the
+ * -errno of opening or reading a file.
  */
 int boot_load(const struct boot_config *cfg, struct gmem *gm, struct boot_entry *entry);
 

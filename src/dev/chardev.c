@@ -28,7 +28,7 @@
 struct chardev {
 	struct evloop *loop;
 	struct ev_fd in, out; /* fd -1: none */
-	struct ev_fd wake;    /* eventfd: output was added, or input that cannot be polled resumes */
+	struct ev_fd wake; /* eventfd: output was added, or input that cannot be polled resumes */
 	const struct chardev_client *client;
 	void *opaque;
 	chardev_filter_fn filter;
@@ -43,7 +43,7 @@ struct chardev {
 	bool in_paused; /* the client has no room; not watched */
 	bool in_ended;
 	bool out_watched;
-	bool out_dead;	 /* the reader has gone: output is dropped */
+	bool out_dead;	   /* the reader has gone: output is dropped */
 	bool client_waits; /* a write was cut short */
 	uint32_t out_head, out_len;
 	uint8_t out_buf[OUT_SIZE];

@@ -3,7 +3,8 @@
  * standard input and output, a file, or a pseudo-terminal.
  *
  * Output is put in a buffer and written by the I/O thread, so a client never waits for the host.
- * Input is read by the I/O thread only while the client has room for it.
+ * Input is read by the I/O thread only while the client has room for it. The process must ignore
+ * SIGPIPE.
  *
  * Locks: callbacks run on the I/O thread without any lock of the chardev, so a client may call
  * every function here both from its callbacks and while it holds its own lock.

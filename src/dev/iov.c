@@ -1,5 +1,4 @@
-/* The iovec helpers of virtio.h. */
-#include "src/dev/virtio.h"
+#include "src/dev/iov.h"
 
 size_t iov_to_buf(const struct iovec *iov, unsigned n, size_t off, void *buf, size_t len)
 {

@@ -28,6 +28,7 @@ struct pit {
 	struct clock *clk;
 	struct irq_line irq;
 	struct ev_timer tick;
+	uint64_t due; /* guest time of the next rising edge, or UINT64_MAX */
 	struct pit_channel channel[CHANNELS];
 	uint8_t port61;
 };
@@ -35,22 +36,28 @@ struct pit {
 /* Arms the timer for the next rising edge of channel 0. */
 static void arm_locked(struct pit *p, uint64_t now)
 {
-	uint64_t next = pit_channel_next_rise(&p->channel[0], now);
-
-	if (next == UINT64_MAX)
+	p->due = pit_channel_next_rise(&p->channel[0], now);
+	if (p->due == UINT64_MAX)
 		evloop_timer_cancel(p->loop, &p->tick);
 	else
-		evloop_timer_arm(p->loop, &p->tick, next);
+		evloop_timer_arm(p->loop, &p->tick, p->due);
 }
 
-/* Edges missed while the host was late are not made up for. */
+/*
+ * Edges missed while the host was late are not made up for. The channel may have been programmed
+ * anew just before: then the timer is armed for another time, and this call means nothing.
+ */
 static void on_tick(struct ev_timer *t)
 {
 	struct pit *p = container_of(t, struct pit, tick);
+	uint64_t now;
 
 	pthread_mutex_lock(&p->lock);
-	irq_pulse(&p->irq);
-	arm_locked(p, clock_now(p->clk));
+	now = clock_now(p->clk);
+	if (now >= p->due) {
+		irq_pulse(&p->irq);
+		arm_locked(p, now);
+	}
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -131,6 +138,7 @@ static void timer_reset(struct device *dev)
 	for (i = 0; i < CHANNELS; i++)
 		pit_channel_reset(&p->channel[i], i != 2);
 	p->port61 = 0;
+	p->due = UINT64_MAX;
 	evloop_timer_cancel(p->loop, &p->tick);
 	pthread_mutex_unlock(&p->lock);
 }

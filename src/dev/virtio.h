@@ -18,9 +18,9 @@
 #define DEV_VIRTIO_H
 
 #include <pthread.h>
-#include <sys/uio.h>
 
 #include "mmu/gmem.h"
+#include "src/dev/iov.h"
 #include "src/dev/pci.h"
 
 /* Device numbers (5). */
@@ -177,14 +177,5 @@ void virtqueue_unpop(struct virtqueue *vq, struct virtq_elem *elem);
 void virtqueue_push(struct virtqueue *vq, struct virtq_elem *elem, uint32_t len);
 /* After one or more pushes: interrupts the driver if it wants to know. */
 void virtqueue_interrupt(struct virtqueue *vq);
-
-/* --- iovec helpers: sizes are bytes; each returns how many were done --- */
-
-size_t iov_to_buf(const struct iovec *iov, unsigned n, size_t off, void *buf, size_t len);
-size_t iov_from_buf(const struct iovec *iov, unsigned n, size_t off, const void *buf, size_t len);
-/* Drops len bytes from the front, in place; *iov and *n move on. */
-void iov_drop_front(struct iovec **iov, unsigned *n, size_t len);
-/* Drops len bytes from the end, in place. */
-void iov_drop_back(struct iovec *iov, unsigned *n, size_t len);
 
 #endif

@@ -469,6 +469,12 @@ static int init_queue(struct virtio_blk *blk, unsigned i, bool threads)
 	return r;
 }
 
+/* Padded with zeroes; no terminator if all 20 characters are used (5.2.6.1). */
+static void set_serial(struct virtio_blk *blk, const char *text)
+{
+	memcpy(blk->serial, text, strnlen(text, ID_LEN));
+}
+
 int virtio_blk_create(struct pci_host *host, unsigned slot, struct gmem *gm, struct evloop *loop,
 		      const struct virtio_blk_params *p)
 {
@@ -485,7 +491,7 @@ int virtio_blk_create(struct pci_host *host, unsigned slot, struct gmem *gm, str
 		return r;
 	}
 	snprintf(serial, sizeof(serial), "numavisor-%u", slot);
-	strncpy(blk->serial, p->serial ? p->serial : serial, ID_LEN);
+	set_serial(blk, p->serial ? p->serial : serial);
 	for (unsigned i = 0; i < ZERO_IOVS; i++)
 		blk->zero_iov[i] = (struct iovec){(void *)zeroes, ZERO_CHUNK};
 	blk->nqueues = MIN(MAX(p->nqueues, 1u), (unsigned)VIRTIO_BLK_MAX_QUEUES);

@@ -16,7 +16,8 @@ struct virtio_console {
 	/* Input that waits for a buffer of the guest. Under the RX queue's lock. */
 	uint8_t fifo[FIFO_SIZE];
 	size_t fifo_len;
-	/* A chain of which the stream took only the first tx_done bytes. Under the TX queue's lock. */
+	/* A chain of which the stream took only the first tx_done bytes. Under the TX queue's lock.
+	 */
 	struct virtq_elem *tx;
 	size_t tx_done;
 };
