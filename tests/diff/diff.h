@@ -10,14 +10,14 @@
 
 #include "src/base/types.h"
 
-#define CODE_BASE 0x10000000ull
+#define CODE_BASE 0x10000000ul
 #define CODE_SIZE PAGE_SIZE
 /* Two writable pages, one unmapped, one read-only, one unmapped. */
-#define DATA_BASE 0x20000000ull
+#define DATA_BASE 0x20000000ul
 #define DATA_SIZE (2 * PAGE_SIZE)
 #define RO_BASE	  (DATA_BASE + 3 * PAGE_SIZE)
 #define RO_SIZE	  PAGE_SIZE
-#define GS_BASE	  0x40ull
+#define GS_BASE	  0x40ul
 
 #define X87_BYTES 160 /* of an FXSAVE image */
 

@@ -120,9 +120,6 @@ bool gen_acceptable(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand
 {
 	if (!in_model(zi->meta.isa_set) || excluded(zi->mnemonic) || !branch_ok(zi, ops))
 		return false;
-	if (zi->meta.category == ZYDIS_CATEGORY_SYSTEM &&
-	    (zi->attributes & ZYDIS_ATTRIB_IS_FAR_BRANCH))
-		return false;
 	for (unsigned n = 0; n < zi->operand_count; n++) {
 		if (is_segment(&ops[n]) && (ops[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			return false;

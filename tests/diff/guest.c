@@ -92,6 +92,8 @@ static void build_gates(struct guest *g)
 
 	put64(g, SYSTEM + KERNEL_CS, code64);
 	put64(g, SYSTEM + 0x800 + 4, STACK_TOP); /* RSP0 */
+	/* The I/O map lies beyond the limit: no port is allowed. */
+	memcpy(g->ram + SYSTEM + 0x800 + 0x66, &(uint16_t){0x8000}, 2);
 	for (unsigned v = 0; v < 256; v++) {
 		uint64_t to = HLT_VA + (v << HANDLER_SHIFT);
 		gpa_t gate = SYSTEM + 0x1000 + 16 * v;

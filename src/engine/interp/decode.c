@@ -238,6 +238,7 @@ static exec_fn *dec_mov(struct dec *d)
 	ZydisRegisterClass ca = is_reg(a) ? ZydisRegisterGetClass(a->reg.value) : 0;
 	ZydisRegisterClass cb = is_reg(b) ? ZydisRegisterGetClass(b->reg.value) : 0;
 	struct insn *i = d->i;
+	enum form form;
 
 	if (ca == ZYDIS_REGCLASS_CONTROL || ca == ZYDIS_REGCLASS_DEBUG) {
 		i->aux = reg_number(a);
@@ -269,7 +270,8 @@ static exec_fn *dec_mov(struct dec *d)
 		i->seg = i->mode == 8 && seg != SEG_FS && seg != SEG_GS ? SEG_NONE : seg;
 		return is_mem(a) ? op_mov_moffs_store : op_mov_moffs_load;
 	}
-	return ops_mov(set_operands(d), i->size);
+	form = set_operands(d);
+	return ops_mov(form, i->size);
 }
 
 static exec_fn *dec_movx(struct dec *d, bool sign)
