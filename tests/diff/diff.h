@@ -72,6 +72,7 @@ struct seq_insn {
 	uint32_t rip_dest;  /* ... and the address it must reach */
 	uint32_t undefined; /* flags that it leaves undefined, RFLAGS bits */
 	uint32_t defined;   /* flags that it certainly defines */
+	bool piecewise;	    /* accesses memory in parts, in an order that is not architectural */
 };
 
 struct sequence {
@@ -97,8 +98,13 @@ uint32_t gen_undefined_at(const struct sequence *s, unsigned n);
 
 /* --- compare.c ------------------------------------------------------------------------------- */
 
-/* True if equal. With out, prints every difference. undefined: flags not to look at. */
+struct compare_options {
+	uint32_t undefined; /* flags not to look at */
+	bool page_only;	    /* of CR2 */
+};
+
+/* True if equal. With out (a FILE), prints every difference. */
 bool compare_results(const struct diff_result *native, const struct diff_result *guest,
-		     uint32_t undefined, void *out);
+		     const struct compare_options *opt, void *out);
 
 #endif

@@ -78,7 +78,8 @@ uint32_t gen_undefined_at(const struct sequence *s, unsigned n)
 
 void gen_sequence(struct sequence *s, uint64_t seed, const struct gen_options *opt)
 {
-	/* Not a linear function of the seed: streams of neighbours would be shifts of each other. */
+	/* Not a linear function of the seed: streams of neighbours would be shifts of each other.
+	 */
 	struct rng r = {rng_next(&(struct rng){seed})};
 	uint32_t in[SEQ_MAX + 1] = {0};
 	ZydisDecoder dec;

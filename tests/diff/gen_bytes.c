@@ -79,9 +79,10 @@ static void put_modrm(struct rng *r, struct out *o, uint8_t *rex, uint32_t *rip_
 
 static void put_legacy_prefixes(struct rng *r, struct out *o, bool simd)
 {
+	/* Not both: whether a null prefix hides GS is beyond the decoder. */
 	if (rng_chance(r, 3))
 		put(o, 0x65);
-	if (rng_chance(r, 2))
+	else if (rng_chance(r, 2))
 		put(o, 0x3e);
 	if (rng_chance(r, 2))
 		put(o, 0x67);

@@ -68,6 +68,7 @@ static bool excluded(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_RDTSC:
 	case ZYDIS_MNEMONIC_RDPMC:
 	case ZYDIS_MNEMONIC_INT:
+	case ZYDIS_MNEMONIC_INT1: /* hypervisors of the host get its address wrong */
 	case ZYDIS_MNEMONIC_IRET:
 	case ZYDIS_MNEMONIC_IRETD:
 	case ZYDIS_MNEMONIC_IRETQ:
@@ -111,9 +112,40 @@ static bool branch_ok(const ZydisDecodedInstruction *zi, const ZydisDecodedOpera
 	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
 		return true;
 	/* With an operand size of 16 vendors disagree. */
-	return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR && zi->operand_width == 64 &&
+	return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
+	       !(zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) &&
 	       ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[0].imm.is_relative &&
 	       (zi->attributes & ZYDIS_ATTRIB_IS_RELATIVE);
+}
+
+static bool has_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	for (unsigned n = 0; n < zi->operand_count; n++)
+		if (ops[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return true;
+	return false;
+}
+
+/* Forms on which vendors differ and the manuals are silent, or results are undefined. */
+static bool vendor_specific(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	bool memory = has_memory(zi, ops);
+
+	/* The register forms of PREFETCH. */
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && !memory)
+		return true;
+	/* Is a misaligned operand refused? */
+	if (zi->meta.isa_set == ZYDIS_ISA_SET_SHA)
+		return memory;
+	switch (zi->mnemonic) {
+	/* Is the upper half of a register zeroed that is not written because it differs? */
+	case ZYDIS_MNEMONIC_CMPXCHG: return !memory && zi->operand_width == 32;
+	/* Results, not just flags, are undefined for 16-bit operands. */
+	case ZYDIS_MNEMONIC_BSWAP:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD: return zi->operand_width == 16;
+	default: return false;
+	}
 }
 
 bool gen_acceptable(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
@@ -127,13 +159,7 @@ bool gen_acceptable(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand
 		    ops[n].mem.segment == ZYDIS_REGISTER_FS)
 			return false;
 	}
-	switch (zi->mnemonic) {
-	/* Results, not just flags, are undefined for 16-bit operands. */
-	case ZYDIS_MNEMONIC_BSWAP:
-	case ZYDIS_MNEMONIC_SHLD:
-	case ZYDIS_MNEMONIC_SHRD: return zi->operand_width != 16;
-	default: return true;
-	}
+	return !vendor_specific(zi, ops);
 }
 
 /* Shifts and rotates by CL or an immediate: some flags depend on the count. */
@@ -153,11 +179,28 @@ static uint32_t count_dependent(ZydisMnemonic m)
 	}
 }
 
+static bool is_piecewise(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
+	default: return false;
+	}
+}
+
 void gen_flags(const ZydisDecodedInstruction *zi, struct seq_insn *out, uint32_t *tested)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 
 	*tested = 0;
+	out->piecewise = is_piecewise(zi->mnemonic);
 	out->undefined = count_dependent(zi->mnemonic);
 	out->defined = 0;
 	if (!f)
