@@ -163,4 +163,7 @@ enum exception {
 #define MSR_PATCH_LEVEL	    0x8b
 #define MSR_DE_CFG	    0xc0011029
 
+/* The TSC counts at the P0 frequency. */
+#define HWCR_TSC_FREQ_SEL (1u << 24)
+
 #endif

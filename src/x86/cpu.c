@@ -56,7 +56,8 @@ void cpu_reset(struct cpu *cpu, bool cold)
 		memset(cpu->mtrr_fix, 0, sizeof(cpu->mtrr_fix));
 		memset(cpu->mtrr_var, 0, sizeof(cpu->mtrr_var));
 		cpu->misc_enable = 1;
-		cpu->mcg_status = cpu->tsc_adjust = cpu->hwcr = cpu->syscfg = 0;
+		cpu->mcg_status = cpu->tsc_adjust = cpu->syscfg = 0;
+		cpu->hwcr = HWCR_TSC_FREQ_SEL;
 		vec_reset(&cpu->vec);
 	}
 	cpu->cpl = 0;

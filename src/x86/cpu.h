@@ -81,6 +81,7 @@ struct cpu_ops {
 #define CPU_EVENT_TF	 (1u << 4) /* a single-step trap is due after this instruction */
 #define CPU_EVENT_DATA_BP (1u << 5) /* a data breakpoint matched; dr6_pending says which */
 #define CPU_EVENT_EXC	 (1u << 7) /* an exception waits for delivery */
+#define CPU_EVENT_WINDOW (1u << 8) /* stop when an interrupt could be taken */
 #define CPU_EVENT_YIELD	 (1u << 6) /* leave the block: something to look at (PAUSE, own queue) */
 
 struct cpu_exception {

@@ -163,8 +163,8 @@ static void copy_out(void *p, const void *buf, unsigned len)
 static void read_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, void *buf, unsigned len)
 {
 	unsigned first = MIN(len, PAGE_SIZE - (gva & ~PAGE_MASK));
-	gpa_t gpa[2];
-	void *p[2];
+	gpa_t gpa[2] = {0};
+	void *p[2] = {NULL};
 
 	p[0] = resolve(cpu, ctx, gva, false, &gpa[0]);
 	if (unlikely(first < len))
@@ -194,8 +194,8 @@ static void write_piece(struct cpu *cpu, gpa_t gpa, void *p, const void *buf, un
 static void write_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, const void *buf, unsigned len)
 {
 	unsigned first = MIN(len, PAGE_SIZE - (gva & ~PAGE_MASK));
-	gpa_t gpa[2];
-	void *p[2];
+	gpa_t gpa[2] = {0};
+	void *p[2] = {NULL};
 
 	p[0] = resolve(cpu, ctx, gva, true, &gpa[0]);
 	if (unlikely(first < len))

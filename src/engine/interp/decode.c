@@ -803,7 +803,7 @@ OP(op_vector)
 }
 
 int decode_insn(const struct decoder *dec, struct cpu *cpu, unsigned mode, const uint8_t *bytes,
-		unsigned avail, unsigned off, struct insn *out, unsigned *slots)
+		unsigned avail, unsigned off, struct insn out[2], unsigned *slots)
 {
 	const ZydisDecoder *zd = mode == 8 ? &dec->d64 : mode == 4 ? &dec->d32 : &dec->d16;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];

@@ -222,6 +222,11 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 				c->event &= ~CPU_EVENT_YIELD;
 				return INTERP_YIELD;
 			}
+			if ((c->event & CPU_EVENT_WINDOW) && (c->rflags & FLAG_IF) &&
+			    interp_interruptible(in)) {
+				c->event &= ~CPU_EVENT_WINDOW;
+				return INTERP_YIELD;
+			}
 		}
 		if (unlikely(atomic_load_relaxed(in->requests)))
 			return INTERP_REQUEST;

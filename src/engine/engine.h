@@ -1,0 +1,39 @@
+/*
+ * What an execution engine is. All functions run on the VCPU's own thread, but for vcpu_init and
+ * vcpu_fini, which the VM builder calls while that thread does not exist.
+ */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "smp/smp.h"
+
+enum vm_exit {
+	VM_EXIT_SAFEPOINT, /* requests, or the slice is over */
+	VM_EXIT_HALT,
+	VM_EXIT_SHUTDOWN, /* triple fault */
+};
+
+struct engine_ops {
+	const char *name;
+	int (*vcpu_init)(struct vcpu *v);
+	void (*vcpu_fini)(struct vcpu *v);
+	/* Until an exit; returns within a fraction of a millisecond. */
+	enum vm_exit (*run)(struct vcpu *v);
+	/* Whether an interrupt (flags permitting) or NMI could be injected now. */
+	bool (*interruptible)(struct vcpu *v);
+	void (*inject)(struct vcpu *v, uint8_t vector);
+	/* Return from run() as soon as the guest can take an interrupt. */
+	void (*want_window)(struct vcpu *v, bool want);
+	/* From the shootdown queue. */
+	void (*drop_code)(struct vcpu *v, gfn_t gfn);
+	void (*drop_all)(struct vcpu *v);
+};
+
+/* NULL if there is no engine of that name; "auto" picks the best one. */
+const struct engine_ops *engine_find(const char *name);
+/* Names for messages, "interp". */
+const char *engine_names(void);
+
+extern const struct engine_ops interp_engine;
+
+#endif

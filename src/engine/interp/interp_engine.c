@@ -1,0 +1,72 @@
+#include "src/engine/engine.h"
+#include "src/engine/interp/interp.h"
+
+/* Instructions between looks at the LAPIC timer: some tens of microseconds. */
+#define SLICE 4096
+
+static int vcpu_init(struct vcpu *v)
+{
+	struct interp_config cfg = {
+		.self = v->index,
+		.requests = &v->requests,
+		/* Decoded code is per VCPU: keep the sum in bounds for wide guests. */
+		.cache_bytes = v->smp->n <= 16 ? MIB(48) : MIB(16),
+	};
+
+	return interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
+}
+
+static void vcpu_fini(struct vcpu *v)
+{
+	interp_destroy(v->engine_data);
+	v->engine_data = NULL;
+}
+
+static enum vm_exit run(struct vcpu *v)
+{
+	switch (interp_run(v->engine_data, SLICE, false)) {
+	case INTERP_HALT: return VM_EXIT_HALT;
+	case INTERP_SHUTDOWN: return VM_EXIT_SHUTDOWN;
+	default: return VM_EXIT_SAFEPOINT;
+	}
+}
+
+static bool interruptible(struct vcpu *v)
+{
+	return interp_interruptible(v->engine_data);
+}
+
+static void inject(struct vcpu *v, uint8_t vector)
+{
+	interp_inject(v->engine_data, vector);
+}
+
+static void want_window(struct vcpu *v, bool want)
+{
+	if (want)
+		v->cpu.event |= CPU_EVENT_WINDOW;
+	else
+		v->cpu.event &= ~CPU_EVENT_WINDOW;
+}
+
+static void drop_code(struct vcpu *v, gfn_t gfn)
+{
+	interp_drop_code(v->engine_data, gfn);
+}
+
+static void drop_all(struct vcpu *v)
+{
+	interp_drop_all(v->engine_data);
+}
+
+const struct engine_ops interp_engine = {
+	.name = "interp",
+	.vcpu_init = vcpu_init,
+	.vcpu_fini = vcpu_fini,
+	.run = run,
+	.interruptible = interruptible,
+	.inject = inject,
+	.want_window = want_window,
+	.drop_code = drop_code,
+	.drop_all = drop_all,
+};

@@ -1,0 +1,117 @@
+/* The life of a VCPU: the run loop and what happens at a safepoint. */
+#include "sched/entity.h"
+#include "src/base/log.h"
+#include "src/base/rcu.h"
+#include "src/vm/vm_int.h"
+
+struct run {
+	struct vm *vm;
+	struct vcpu *v;
+	const struct engine_ops *engine;
+	struct shootdown_sink sink;
+};
+
+static void shootdown_message(void *arg, enum shootdown_kind kind, uint64_t value)
+{
+	struct run *run = arg;
+
+	switch (kind) {
+	case SHOOTDOWN_DROP_CODE: run->engine->drop_code(run->v, value); break;
+	case SHOOTDOWN_PROTECT: tlb_protect_gfn(&run->v->cpu.tlb, value); break;
+	case SHOOTDOWN_FLUSH_TLB: tlb_flush_all(&run->v->cpu.tlb); break;
+	}
+}
+
+static void shootdown_everything(void *arg)
+{
+	struct run *run = arg;
+
+	run->engine->drop_all(run->v);
+	tlb_flush_all(&run->v->cpu.tlb);
+	STAT_INC(&run->v->stats, shootdowns_overflowed);
+}
+
+static void safepoint(struct run *run)
+{
+	struct vcpu *v = run->v;
+
+	if (vcpu_take_requests(v) & REQ_SHOOTDOWN)
+		v->stats.shootdowns_drained += shootdown_drain(&v->queue, &run->sink);
+	rcu_quiescent();
+	lapic_check_timer(v);
+}
+
+static bool wakes(struct vcpu *v)
+{
+	return (v->nmi_pending && !v->cpu.nmi_blocked) ||
+	       ((v->cpu.rflags & FLAG_IF) && vcpu_irq_pending(v));
+}
+
+static void inject(struct run *run)
+{
+	struct vcpu *v = run->v;
+	bool ready = run->engine->interruptible(v);
+
+	if (v->nmi_pending && !v->cpu.nmi_blocked && ready) {
+		v->nmi_pending = false;
+		v->cpu.nmi_blocked = true;
+		STAT_INC(&v->stats, nmis);
+		run->engine->inject(v, EXC_NMI);
+	} else if (vcpu_irq_pending(v)) {
+		if ((v->cpu.rflags & FLAG_IF) && ready) {
+			STAT_INC(&v->stats, interrupts);
+			run->engine->inject(v, vcpu_ack_irq(v));
+		} else {
+			run->engine->want_window(v, true);
+		}
+	}
+}
+
+static void triple_fault(struct run *run)
+{
+	char dump[4096];
+
+	cpu_dump(&run->v->cpu, dump, sizeof(dump));
+	log_err("VCPU %u: triple fault\n%s", run->v->index, dump);
+	vm_end_with(run->vm, VM_END_CRASHED, 0);
+}
+
+static void run_loop(struct run *run)
+{
+	struct vcpu *v = run->v;
+
+	while (!vm_ending(run->vm)) {
+		safepoint(run);
+		if (v->mp_state == VCPU_HALTED && wakes(v))
+			v->mp_state = VCPU_RUNNING;
+		if (v->mp_state != VCPU_RUNNING) {
+			vcpu_block(v, &run->sink);
+			continue;
+		}
+		inject(run);
+		switch (run->engine->run(v)) {
+		case VM_EXIT_SAFEPOINT: break;
+		case VM_EXIT_HALT:
+			STAT_INC(&v->stats, halts);
+			v->mp_state = VCPU_HALTED;
+			break;
+		case VM_EXIT_SHUTDOWN: triple_fault(run); return;
+		}
+	}
+}
+
+void *run_vcpu_thread(void *arg)
+{
+	struct vcpu_thread *t = arg;
+	struct run run = {.vm = t->vm, .v = t->vcpu, .engine = t->vm->engine};
+
+	run.sink = (struct shootdown_sink){
+		.handle = shootdown_message, .flush_all = shootdown_everything, .arg = &run};
+	sched_name_vcpu_thread(t->vcpu->index);
+	rcu_thread_init();
+	shootdown_online(&t->vcpu->queue, &run.sink);
+	run_loop(&run);
+	shootdown_offline(&t->vcpu->queue);
+	rcu_thread_exit();
+	return NULL;
+}
