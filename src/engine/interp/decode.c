@@ -1,5 +1,6 @@
 #include "src/engine/interp/decode.h"
 
+#include "src/base/log.h"
 #include "src/engine/interp/ops_branch.h"
 #include "src/engine/interp/ops_int.h"
 #include "src/engine/interp/ops_string.h"
@@ -854,6 +855,7 @@ int decode_insn(const struct decoder *dec, struct cpu *cpu, unsigned mode, const
 			*slots = 2;
 			return 0;
 		}
+		log_debug("no handler for %s", ZydisMnemonicGetString(zi.mnemonic));
 		fn = op_ud;
 		d.end = true;
 	}
