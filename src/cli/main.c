@@ -1,5 +1,6 @@
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "numa/host.h"
 #include "src/base/log.h"
@@ -38,12 +39,24 @@ static int finish(int status)
 	return status;
 }
 
+/* For those who look for a fault: NUMAVISOR_LOG=info or debug. */
+static void set_log_level(void)
+{
+	const char *level = getenv("NUMAVISOR_LOG");
+
+	if (level && !strcmp(level, "info"))
+		log_set_level(LOG_INFO);
+	if (level && !strcmp(level, "debug"))
+		log_set_level(LOG_DEBUG);
+}
+
 int main(int argc, char **argv)
 {
 	struct options o;
 	int r, status;
 
 	signal(SIGPIPE, SIG_IGN);
+	set_log_level();
 	r = options_parse(&o, argc, argv);
 	if (r == -EINVAL) {
 		log_err("%s", o.error);
