@@ -218,6 +218,10 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 				c->event &= ~CPU_EVENT_HALT;
 				return INTERP_HALT;
 			}
+			if (c->event & CPU_EVENT_PAUSE) {
+				c->event &= ~CPU_EVENT_PAUSE;
+				return INTERP_PAUSE;
+			}
 			if (c->event & CPU_EVENT_YIELD) {
 				c->event &= ~CPU_EVENT_YIELD;
 				return INTERP_YIELD;

@@ -719,10 +719,9 @@ OP(op_rdseed)
 	NEXT(c, i);
 }
 
-/* A spinning guest gives others a chance: the run loop looks at its requests. */
 OP(op_pause)
 {
-	c->event |= CPU_EVENT_YIELD;
+	c->event |= CPU_EVENT_PAUSE;
 	END_BLOCK(c, i);
 }
 
