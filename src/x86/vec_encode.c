@@ -251,10 +251,7 @@ static bool x87_control(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_FINCSTP:
 	case ZYDIS_MNEMONIC_FDECSTP:
 	case ZYDIS_MNEMONIC_FFREE:
-	case ZYDIS_MNEMONIC_FFREEP:
-	case ZYDIS_MNEMONIC_FENI8087_NOP:
-	case ZYDIS_MNEMONIC_FDISI8087_NOP:
-	case ZYDIS_MNEMONIC_FSETPM287_NOP: return true;
+	case ZYDIS_MNEMONIC_FFREEP: return true;
 	default: return false;
 	}
 }

@@ -141,6 +141,10 @@ static bool vendor_specific(const ZydisDecodedInstruction *zi, const ZydisDecode
 	/* Is the upper half of a register zeroed that is not written because it differs? */
 	case ZYDIS_MNEMONIC_CMPXCHG: return !memory && zi->operand_width == 32;
 	/* Results, not just flags, are undefined for 16-bit operands. */
+	case ZYDIS_MNEMONIC_LOOPE:
+	case ZYDIS_MNEMONIC_LOOPNE: /* REP prefixes replace the condition */
+		return zi->raw.prefix_count > 0;
+	case ZYDIS_MNEMONIC_MOVSXD: /* 16 or 32 bits read */
 	case ZYDIS_MNEMONIC_BSWAP:
 	case ZYDIS_MNEMONIC_SHLD:
 	case ZYDIS_MNEMONIC_SHRD: return zi->operand_width == 16;

@@ -8,15 +8,15 @@ uint64_t gen_address(struct rng *r)
 {
 	unsigned where = rng_below(r, 100);
 
-	if (where < 70)
+	if (where < 80)
 		return DATA_BASE + (rng_below(r, DATA_SIZE - 64) & ~63u);
-	if (where < 85)
-		return DATA_BASE + rng_below(r, DATA_SIZE - 64);
 	if (where < 90)
-		return DATA_BASE + PAGE_SIZE - rng_below(r, 64);
+		return DATA_BASE + rng_below(r, DATA_SIZE - 64);
 	if (where < 94)
-		return DATA_BASE + DATA_SIZE - rng_below(r, 64);
+		return DATA_BASE + PAGE_SIZE - rng_below(r, 64);
 	if (where < 96)
+		return DATA_BASE + DATA_SIZE - rng_below(r, 64);
+	if (where < 97)
 		return DATA_BASE - rng_below(r, 16);
 	if (where < 98)
 		return RO_BASE + rng_below(r, RO_SIZE);
