@@ -72,12 +72,13 @@ bool compare_results(const struct diff_result *native, const struct diff_result 
 			       ~opt->undefined;
 	const struct diff_state *n = &native->st, *g = &guest->st;
 	struct report r = {.out = out, .equal = true};
+	uint64_t gpr_mask = n->compat ? 0xffffffff : ~0ull;
 	uint32_t mxcsr_mask;
 
 	check_fault(&r, native, guest, opt->page_only);
 	check(&r, "rip", 0, n->rip, g->rip);
-	for (unsigned k = 0; k < 16; k++)
-		check(&r, gpr_names[k], 0, n->gpr[k], g->gpr[k]);
+	for (unsigned k = 0; k < (n->compat ? 8 : 16); k++)
+		check(&r, gpr_names[k], 0, n->gpr[k] & gpr_mask, g->gpr[k] & gpr_mask);
 	check(&r, "rflags", 0, n->rflags & flags, g->rflags & flags);
 	for (unsigned k = 0; k < 64; k++)
 		check(&r, "ymm.q", k, get(n->ymm[k / 4] + 8 * (k % 4), 8),

@@ -268,8 +268,8 @@ static exec_fn *dec_mov(struct dec *d)
 
 		i->size = size_code(a->size);
 		i->imm = m->mem.disp.value;
-		if (d->zi->address_width == 32)
-			i->imm = (uint32_t)i->imm;
+		if (d->zi->address_width != 64)
+			i->imm &= d->zi->address_width == 32 ? 0xffffffff : 0xffff;
 		i->seg = i->mode == 8 && seg != SEG_FS && seg != SEG_GS ? SEG_NONE : seg;
 		return is_mem(a) ? op_mov_moffs_store : op_mov_moffs_load;
 	}
