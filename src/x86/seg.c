@@ -86,10 +86,8 @@ void seg_load(struct cpu *cpu, enum seg_index s, uint16_t sel)
 			cpu_raise_gp(cpu);
 		cpu->seg[s].sel = sel;
 		cpu->seg[s].attr = s == SEG_SS ? cpu->cpl << SEG_DPL_SHIFT : 0;
-		if (s != SEG_FS && s != SEG_GS)
-			cpu->seg[s].base = 0;
-		else if (!cpu_long_mode(cpu))
-			cpu->seg[s].base = 0;
+		/* CPUID 8000_0021 EAX bit 6 says so, of FS and GS in long mode, too. */
+		cpu->seg[s].base = 0;
 		return;
 	}
 	if (!desc_read(cpu, sel, &d) || desc_is_system(&d))

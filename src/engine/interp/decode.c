@@ -94,6 +94,12 @@ static void set_mem(struct dec *d, const ZydisDecodedOperand *o)
 	i->base = gpr_offset(o->mem.base) / 8;
 	i->index = gpr_offset(o->mem.index) / 8;
 	i->scale = o->mem.scale == 8 ? 3 : o->mem.scale == 4 ? 2 : o->mem.scale == 2 ? 1 : 0;
+	/* Zydis 4.0 takes R13D for the base where REX.B does not matter: there is only a displacement. */
+	if (d->zi->address_width == 32 && d->zi->raw.modrm.mod == 0 && d->zi->raw.sib.offset &&
+	    (d->zi->raw.sib.base & 7) == 5) {
+		i->base = REG_ZERO;
+		i->disp = d->zi->raw.disp.value;
+	}
 	if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP) {
 		i->base = REG_PC;
 		i->disp += i->off + i->len;
@@ -268,8 +274,8 @@ static exec_fn *dec_mov(struct dec *d)
 
 		i->size = size_code(a->size);
 		i->imm = m->mem.disp.value;
-		if (d->zi->address_width == 32)
-			i->imm = (uint32_t)i->imm;
+		if (d->zi->address_width != 64)
+			i->imm &= d->zi->address_width == 32 ? 0xffffffff : 0xffff;
 		i->seg = i->mode == 8 && seg != SEG_FS && seg != SEG_GS ? SEG_NONE : seg;
 		return is_mem(a) ? op_mov_moffs_store : op_mov_moffs_load;
 	}

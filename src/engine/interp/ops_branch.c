@@ -349,8 +349,7 @@ OP(op_enter)
 		stack_push(&st, frame, size);
 	st.sp = (st.sp & ~st.mask) | ((st.sp - i->imm) & st.mask);
 	/* The new top of stack must be writable (SDM volume 2, ENTER). */
-	if (st.mask == ~0ull)
-		mem_probe_write(c, st.sp, 1);
+	mem_probe_write(c, seg_linear(c, SEG_SS, st.sp & st.mask, 1, true), 1);
 	stack_commit(&st);
 	if (i->mode == 8)
 		c->gpr[RBP] = i->size == 1 ? (c->gpr[RBP] & ~0xffffull) | (uint16_t)frame : frame;
