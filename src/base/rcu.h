@@ -42,7 +42,11 @@ static inline void rcu_online(void)
 	rcu_thread_online();
 }
 
-#define rcu_deref(p)	   rcu_dereference(p)
-#define rcu_publish(p, v)  rcu_assign_pointer(p, v)
+/*
+ * Acquire and release rather than liburcu's own macros, which order by data dependency: the cost is
+ * none on x86, and the thread sanitizer understands them. The two pair with each other.
+ */
+#define rcu_deref(p)	  __atomic_load_n(&(p), __ATOMIC_ACQUIRE)
+#define rcu_publish(p, v) __atomic_store_n(&(p), v, __ATOMIC_RELEASE)
 
 #endif

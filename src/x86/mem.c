@@ -247,10 +247,11 @@ void mem_write(struct cpu *cpu, gva_t gva, const void *buf, unsigned len)
 void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len)
 {
 	gpa_t gpa;
+	gva_t second = (gva + len - 1) & PAGE_MASK;
 
 	resolve(cpu, current_ctx(cpu), gva, true, &gpa);
-	if ((gva ^ (gva + len - 1)) & PAGE_MASK)
-		resolve(cpu, current_ctx(cpu), gva + len - 1, true, &gpa);
+	if (second != (gva & PAGE_MASK))
+		resolve(cpu, current_ctx(cpu), second, true, &gpa);
 }
 
 uint64_t mem_sys_read(struct cpu *cpu, gva_t gva, unsigned len)
@@ -268,17 +269,18 @@ void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
 
 void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)
 {
+	gva_t second = (gva + len - 1) & PAGE_MASK;
 	gpa_t gpa[2];
 	void *p, *q;
 
 	check_alignment(cpu, gva, len);
 	debug_data_access(cpu, gva, len, true);
 	p = resolve(cpu, current_ctx(cpu), gva, true, &gpa[0]);
-	if (likely(!((gva ^ (gva + len - 1)) & PAGE_MASK)))
+	if (likely(second == (gva & PAGE_MASK)))
 		return p;
 	/* Two pages that are neighbours in the host, too, can be locked together. */
-	q = resolve(cpu, current_ctx(cpu), gva + len - 1, true, &gpa[1]);
-	return p && q && (char *)p + len - 1 == (char *)q ? p : NULL;
+	q = resolve(cpu, current_ctx(cpu), second, true, &gpa[1]);
+	return p && q && (char *)p + (second - gva) == (char *)q ? p : NULL;
 }
 
 void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len)

@@ -73,20 +73,23 @@ void vec_check_mmx(struct cpu *c)
 		cpu_raise(c, EXC_MF);
 }
 
-void vec_mmx_enter(struct vec_state *v)
+void vec_top_set(struct vec_state *v, unsigned top)
 {
 	uint16_t fsw = fx_get16(v, FX_FSW);
-	unsigned top = (fsw & FSW_TOP) >> FSW_TOP_SHIFT;
+	unsigned by = (top - (fsw >> FSW_TOP_SHIFT)) & 7;
+	uint8_t st[8][16];
 
-	if (top) {
-		uint8_t st[8][16];
+	fx_set16(v, FX_FSW, (fsw & ~FSW_TOP) | top << FSW_TOP_SHIFT);
+	if (!by)
+		return;
+	memcpy(st, v->fx + FX_ST, sizeof(st));
+	for (unsigned n = 0; n < 8; n++)
+		memcpy(v->fx + FX_ST + 16 * n, st[(n + by) & 7], 16);
+}
 
-		/* The image holds ST(0) first; from now on that is physical register 0. */
-		memcpy(st, v->fx + FX_ST, sizeof(st));
-		for (unsigned n = 0; n < 8; n++)
-			memcpy(v->fx + FX_ST + 16 * ((n + top) & 7), st[n], 16);
-	}
-	fx_set16(v, FX_FSW, fsw & ~FSW_TOP);
+void vec_mmx_enter(struct vec_state *v)
+{
+	vec_top_set(v, 0);
 	fx_set16(v, FX_FTW, 0xff);
 }
 
@@ -286,8 +289,8 @@ static int decode_data(struct cpu *cpu, struct insn *insn, const ZydisDecodedIns
 
 	if (vec_x87_decode(insn, zi, ops))
 		return 0;
-	if (zi->meta.isa_ext == ZYDIS_ISA_EXT_X87 || zi->meta.isa_set == ZYDIS_ISA_SET_SSE3X87) {
-		if (zi->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 && !cpu->vec_cache->isa.sse3)
+	if (zi->meta.isa_ext == ZYDIS_ISA_EXT_X87 || zi->mnemonic == ZYDIS_MNEMONIC_FISTTP) {
+		if (zi->mnemonic == ZYDIS_MNEMONIC_FISTTP && !cpu->vec_cache->isa.sse3)
 			return -ENOTSUP;
 		form->cls = VEC_X87;
 		err = vec_encode_x87(form, insn, zi, ops, bytes);

@@ -208,10 +208,22 @@ static int put_code(struct vec_form *form, const ZydisDecodedInstruction *zi)
 	return 0;
 }
 
+/* General-purpose instructions under SSE's name. */
+static bool not_vector(ZydisMnemonic mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_CRC32:
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_MFENCE:
+	case ZYDIS_MNEMONIC_SFENCE: return true;
+	default: return false;
+	}
+}
+
 int vec_encode(struct vec_form *form, struct insn *insn, const ZydisDecodedInstruction *zi,
 	       const ZydisDecodedOperand *ops)
 {
-	int err = 0;
+	int err = not_vector(zi->mnemonic) ? -ENOTSUP : 0;
 
 	insn->imm = 0;
 	form->fp = uses_mxcsr(zi);
@@ -228,9 +240,6 @@ int vec_encode(struct vec_form *form, struct insn *insn, const ZydisDecodedInstr
 	}
 	if (err)
 		return err;
-	/* Fences, CRC32, MOVNTI: general-purpose instructions under SSE's name. */
-	if (!form->mmx && form->kind[SLOT_REG] != KIND_XMM && form->kind[SLOT_RM] != KIND_XMM)
-		return -ENOTSUP;
 	form->align = must_align(form, zi->mnemonic);
 	return put_code(form, zi);
 }

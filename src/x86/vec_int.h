@@ -170,6 +170,8 @@ static inline void fx_set64(struct vec_state *v, unsigned off, uint64_t x)
 	memcpy(v->fx + off, &x, 8);
 }
 
+/* Makes physical register top ST(0): the image holds the registers in the order of the stack. */
+void vec_top_set(struct vec_state *v, unsigned top);
 /* Sets FSW with ES and B recomputed from the exceptions that the control word leaves unmasked. */
 void vec_fsw_set(struct vec_state *v, uint16_t fsw);
 

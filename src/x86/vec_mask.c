@@ -12,7 +12,6 @@ struct mask_param {
 	uint8_t count; /* number of elements */
 	uint8_t index; /* bytes of an index element (gathers) */
 	uint8_t addr;  /* bytes of an address */
-	uint8_t width; /* bytes of the mask register that take part */
 };
 
 static struct mask_param param_of(const struct insn *i)
@@ -127,16 +126,12 @@ static void gather(struct cpu *c, const struct insn *i)
 	uint8_t *dst = vec_reg(c, i->dst), *mask = vec_reg(c, i->aux);
 
 	begin(c, i);
-	for (unsigned n = 0; n < p.width / p.elem; n++)
-		memset(mask + n * p.elem, n < p.count && enabled(mask, p.elem, n) ? 0xff : 0,
-		       p.elem);
-	memset(mask + p.width, 0, 32 - p.width);
 	for (unsigned n = 0; n < p.count; n++) {
-		if (!enabled(mask, p.elem, n))
-			continue;
-		read_elem(c, i, gather_address(c, i, &p, n), dst + n * p.elem, p.elem);
+		if (enabled(mask, p.elem, n))
+			read_elem(c, i, gather_address(c, i, &p, n), dst + n * p.elem, p.elem);
 		memset(mask + n * p.elem, 0, p.elem);
 	}
+	memset(mask, 0, 32);
 	memset(dst + p.elem * p.count, 0, 32 - p.elem * p.count);
 }
 
@@ -181,8 +176,8 @@ static void maskmovq(struct cpu *c, const struct insn *i)
 	vec_check_mmx(c);
 	memcpy(data, mmx_reg(&c->vec, i->dst), 8);
 	memcpy(mask, mmx_reg(&c->vec, i->src), 8);
-	store_bytes(c, i, data, mask, 8);
 	vec_mmx_enter(&c->vec);
+	store_bytes(c, i, data, mask, 8);
 }
 
 static void undefined(struct cpu *c, const struct insn *i)
@@ -229,9 +224,6 @@ static void decode_gather(struct insn *insn, const ZydisDecodedInstruction *zi,
 				.index = index,
 				.count = len / MAX(index, elem),
 				.addr = zi->address_width / 8,
-				.width = len / MAX(index, elem) * elem < 16
-						 ? 16
-						 : len / MAX(index, elem) * elem,
 			});
 	insn->exec = insn->dst == insn->aux || insn->dst == insn->src || insn->aux == insn->src
 			     ? undefined

@@ -109,6 +109,7 @@ void vec_x87_exec(struct cpu *c, const struct insn *i)
 static void fninit(struct cpu *c, const struct insn *i)
 {
 	begin(c, i);
+	vec_top_set(&c->vec, 0);
 	memset(c->vec.fx, 0, FX_MXCSR);
 	fx_set16(&c->vec, FX_FCW, FCW_INIT);
 }
@@ -317,6 +318,7 @@ static void env_get(struct cpu *c, const struct insn *i, const uint8_t *p)
 	else
 		env32_get(c, p);
 	tags_set(&c->vec, get16(p + 2 * word));
+	vec_top_set(&c->vec, (get16(p + word) & FSW_TOP) >> FSW_TOP_SHIFT);
 	fx_set16(&c->vec, FX_FSW, get16(p + word));
 	fcw_set(&c->vec, get16(p));
 }

@@ -85,26 +85,32 @@ void block_cache_drop(struct block_cache *bc, gfn_t gfn)
 			bc->pending[n].word = 0;
 	if (!page)
 		return;
-	for (struct block *b = page->blocks; b; b = b->page_next) {
-		unlink_block(bc, b);
+	for (struct block_link *l = page->blocks; l; l = l->next) {
+		unlink_block(bc, l->block);
 		STAT_INC(bc->cpu->stats, blocks_dropped);
 	}
 	*p = page->next;
 	forget_jumps(bc);
 }
 
+/* The caller has seen that there is room. */
 static void *arena_alloc(struct block_cache *bc, size_t size)
 {
-	void *p;
+	void *p = bc->arena + bc->arena_used;
 
-	size = ALIGN_UP(size, 16);
-	if (bc->arena_used + size > bc->arena_size) {
+	bc->arena_used += ALIGN_UP(size, 16);
+	return p;
+}
+
+/* Room for one block of this size and its place in two lists. */
+static void arena_reserve(struct block_cache *bc, size_t size)
+{
+	size_t extra = 2 * (sizeof(struct code_page) + sizeof(struct block_link)) + 5 * 16;
+
+	if (bc->arena_used + size + extra > bc->arena_size) {
 		block_cache_flush(bc);
 		STAT_INC(bc->cpu->stats, block_flushes);
 	}
-	p = bc->arena + bc->arena_used;
-	bc->arena_used += size;
-	return p;
 }
 
 /* --- protection of frames ------------------------------------------------------------------- */
@@ -258,43 +264,61 @@ static unsigned decode_block(struct block_cache *bc, struct source *s, unsigned 
 static void keep_on_page(struct block_cache *bc, struct block *b, gfn_t gfn)
 {
 	struct code_page **p = find_page(bc, gfn);
+	struct block_link *l = arena_alloc(bc, sizeof(*l));
 
 	if (!*p) {
 		struct code_page *page = arena_alloc(bc, sizeof(*page));
 
-		*page = (struct code_page){.gfn = gfn, .next = *p};
+		*page = (struct code_page){.gfn = gfn};
 		*p = page;
 	}
-	b->page_next = (*p)->blocks;
-	(*p)->blocks = b;
+	*l = (struct block_link){.block = b, .next = (*p)->blocks};
+	(*p)->blocks = l;
 }
 
 static struct block *build(struct block_cache *bc, struct source *s, uint32_t key)
 {
 	struct cpu *cpu = bc->cpu;
 	struct block *b = bc->once;
+	/* Asked before the bytes are read: a store after the answer is noticed. */
 	bool keep = s->page && frame_stable(bc, s->gfn);
-	unsigned slots = decode_block(bc, s, key & BLOCK_SINGLE ? 1 : BLOCK_MAX_INSNS, b);
-	size_t size = sizeof(*b) + slots * sizeof(struct insn);
+	unsigned max = key & BLOCK_SINGLE ? 1 : BLOCK_MAX_INSNS;
+	unsigned slots = decode_block(bc, s, max, b);
+	size_t size;
 
+	if (keep && s->gfn2 != NO_GFN) {
+		/* Only now is the second page known, so the bytes are read again. */
+		keep = s->page2 && frame_stable(bc, s->gfn2);
+		slots = decode_block(bc, s, max, b);
+	}
 	b->gpa = s->gfn << PAGE_SHIFT | (s->linear & ~PAGE_MASK);
 	b->gfn2 = s->gfn2;
 	b->key = key;
 	STAT_INC(cpu->stats, blocks_decoded);
-	/* The second page of a crossing instruction would need protection of its own. */
-	if (!keep || s->gfn2 != NO_GFN) {
+	if (!keep) {
 		STAT_INC(cpu->stats, blocks_uncached);
 		return b;
 	}
-	if (bc->arena_used + size + sizeof(struct code_page) + 32 > bc->arena_size) {
-		block_cache_flush(bc);
-		STAT_INC(cpu->stats, block_flushes);
-	}
+	size = sizeof(*b) + slots * sizeof(struct insn);
+	arena_reserve(bc, size);
 	b = memcpy(arena_alloc(bc, size), b, size);
 	keep_on_page(bc, b, s->gfn);
+	if (s->gfn2 != NO_GFN)
+		keep_on_page(bc, b, s->gfn2);
 	b->hash_next = bc->hash[hash_block(b->gpa, key)];
 	bc->hash[hash_block(b->gpa, key)] = b;
 	return b;
+}
+
+/* Whether the second page of a crossing block is mapped where it was. */
+static bool second_page_ok(struct cpu *cpu, const struct block *b, gva_t linear)
+{
+	const struct itlb_entry *e;
+
+	if (b->gfn2 == NO_GFN)
+		return true;
+	e = mem_fetch(cpu, (linear & PAGE_MASK) + PAGE_SIZE);
+	return e && e->gfn == b->gfn2;
 }
 
 struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key)
@@ -304,17 +328,19 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	const struct itlb_entry *e;
 	struct block *b;
 	gpa_t gpa;
+	bool ram;
 
 	STAT_INC(cpu->stats, jump_misses);
 	if (!cpu_code64(cpu) && rip > cpu->seg[SEG_CS].limit)
 		cpu_raise_gp(cpu);
 	s.linear = code_linear(cpu, rip);
 	e = mem_fetch(cpu, s.linear);
+	ram = e != NULL;
 	s.gfn = e ? e->gfn : 0;
 	s.page = e ? (const uint8_t *)e->hva : NULL;
 	gpa = s.gfn << PAGE_SHIFT | (s.linear & ~PAGE_MASK);
-	for (b = e ? bc->hash[hash_block(gpa, key)] : NULL; b; b = b->hash_next)
-		if (b->gpa == gpa && b->key == key)
+	for (b = ram ? bc->hash[hash_block(gpa, key)] : NULL; b; b = b->hash_next)
+		if (b->gpa == gpa && b->key == key && second_page_ok(cpu, b, s.linear))
 			break;
 	if (!b)
 		b = build(bc, &s, key);

@@ -20,7 +20,6 @@ struct block {
 	uint16_t insns;
 	uint16_t bytes;
 	struct block *hash_next;
-	struct block *page_next;
 	struct insn slot[];
 };
 
@@ -36,10 +35,15 @@ struct jump_entry {
 	struct block *block;
 };
 
-/* Blocks of one frame, for dropping. */
+/* Blocks of one frame, for dropping; a block that crosses into a second page is in two lists. */
+struct block_link {
+	struct block *block;
+	struct block_link *next;
+};
+
 struct code_page {
 	gfn_t gfn;
-	struct block *blocks;
+	struct block_link *blocks;
 	struct code_page *next;
 };
 

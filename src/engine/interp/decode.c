@@ -1,5 +1,6 @@
 #include "src/engine/interp/decode.h"
 
+#include "src/base/log.h"
 #include "src/engine/interp/ops_branch.h"
 #include "src/engine/interp/ops_int.h"
 #include "src/engine/interp/ops_string.h"
@@ -267,6 +268,8 @@ static exec_fn *dec_mov(struct dec *d)
 
 		i->size = size_code(a->size);
 		i->imm = m->mem.disp.value;
+		if (d->zi->address_width == 32)
+			i->imm = (uint32_t)i->imm;
 		i->seg = i->mode == 8 && seg != SEG_FS && seg != SEG_GS ? SEG_NONE : seg;
 		return is_mem(a) ? op_mov_moffs_store : op_mov_moffs_load;
 	}
@@ -579,9 +582,7 @@ static exec_fn *dec_integer(struct dec *d)
 	case ZYDIS_MNEMONIC_SARX: return dec_shiftx(d, 0);
 	case ZYDIS_MNEMONIC_SHLX: return dec_shiftx(d, 1);
 	case ZYDIS_MNEMONIC_SHRX: return dec_shiftx(d, 2);
-	case ZYDIS_MNEMONIC_RORX:
-		d->i->imm = d->op[2].imm.value.u;
-		return dec_bls(d, op_rorx);
+	case ZYDIS_MNEMONIC_RORX: d->i->imm = d->op[2].imm.value.u; return dec_bls(d, op_rorx);
 	case ZYDIS_MNEMONIC_DAA: return op_daa;
 	case ZYDIS_MNEMONIC_DAS: return op_das;
 	case ZYDIS_MNEMONIC_AAA: return op_aaa;
@@ -643,7 +644,9 @@ static exec_fn *dec_control(struct dec *d)
 	case ZYDIS_MNEMONIC_POPF: d->i->size = 1; return end_with(d, op_popf);
 	case ZYDIS_MNEMONIC_POPFD: d->i->size = 2; return end_with(d, op_popf);
 	case ZYDIS_MNEMONIC_POPFQ: d->i->size = 3; return end_with(d, op_popf);
-	case ZYDIS_MNEMONIC_INT: d->i->imm = d->op[0].imm.value.u & 0xff; return end_with(d, op_int);
+	case ZYDIS_MNEMONIC_INT:
+		d->i->imm = d->op[0].imm.value.u & 0xff;
+		return end_with(d, op_int);
 	case ZYDIS_MNEMONIC_INT3: return end_with(d, op_int3);
 	case ZYDIS_MNEMONIC_INT1: return end_with(d, op_int1);
 	case ZYDIS_MNEMONIC_INTO: return end_with(d, op_into);
@@ -660,7 +663,15 @@ static exec_fn *dec_control(struct dec *d)
 	case ZYDIS_MNEMONIC_HLT: return end_with(d, op_hlt);
 	case ZYDIS_MNEMONIC_CLI: return op_cli;
 	case ZYDIS_MNEMONIC_STI: return end_with(d, op_sti);
-	case ZYDIS_MNEMONIC_PAUSE: return end_with(d, op_pause);
+	case ZYDIS_MNEMONIC_PAUSE:
+		/* F3 90 with REX.B is an exchange with R8. */
+		if (d->zi->raw.rex.B) {
+			d->i->dst = RAX * 8;
+			d->i->src = R8 * 8;
+			d->i->size = d->zi->raw.rex.W ? 3 : 2;
+			return op_xchg_rr;
+		}
+		return end_with(d, op_pause);
 	case ZYDIS_MNEMONIC_UD0:
 	case ZYDIS_MNEMONIC_UD1:
 	case ZYDIS_MNEMONIC_UD2: return end_with(d, op_ud);
@@ -823,7 +834,9 @@ int decode_insn(const struct decoder *dec, struct cpu *cpu, unsigned mode, const
 		return 1;
 	}
 	out->len = zi.length;
-	out->flags = zi.address_width == 16 ? INSN_ADDR16 : zi.address_width == 32 ? INSN_ADDR32 : 0;
+	out->flags = zi.address_width == 16   ? INSN_ADDR16
+		     : zi.address_width == 32 ? INSN_ADDR32
+					      : 0;
 	if (locked(&d))
 		out->flags |= INSN_LOCK;
 	fn = dec_by_opcode(&d);
@@ -842,6 +855,7 @@ int decode_insn(const struct decoder *dec, struct cpu *cpu, unsigned mode, const
 			*slots = 2;
 			return 0;
 		}
+		log_debug("no handler for %s", ZydisMnemonicGetString(zi.mnemonic));
 		fn = op_ud;
 		d.end = true;
 	}

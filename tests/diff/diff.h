@@ -1,0 +1,110 @@
+/*
+ * Differential test: the same instruction sequence in user mode on the bare host CPU and in the
+ * interpreter, from the same state; all that the guest can see afterwards must be equal.
+ *
+ * Code and data lie at the same fixed addresses on both sides. One thread; the native side owns the
+ * process's SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGTRAP.
+ */
+#ifndef DIFF_H
+#define DIFF_H
+
+#include "src/base/types.h"
+
+#define CODE_BASE 0x10000000ul
+#define CODE_SIZE PAGE_SIZE
+/* Two writable pages, one unmapped, one read-only, one unmapped. */
+#define DATA_BASE 0x20000000ul
+#define DATA_SIZE (2 * PAGE_SIZE)
+#define RO_BASE	  (DATA_BASE + 3 * PAGE_SIZE)
+#define RO_SIZE	  PAGE_SIZE
+#define GS_BASE	  0x40ul
+
+#define X87_BYTES 160 /* of an FXSAVE image */
+
+/* Selectors of user mode, the same as Linux has. */
+#define USER_CS 0x33
+#define USER_SS 0x2b
+
+struct diff_state {
+	uint64_t gpr[16]; /* in encoding order */
+	uint64_t rip;
+	uint64_t rflags;
+	uint32_t mxcsr;
+	uint8_t ymm[16][32] __attribute__((aligned(64)));
+	uint8_t fx[X87_BYTES] __attribute__((aligned(64)));
+	uint8_t data[DATA_SIZE];
+};
+
+/* How a run ended. The code ends in INT3, so vector 3 there is the normal case. */
+struct diff_result {
+	struct diff_state st;
+	unsigned vector;
+	uint32_t error;
+	uint64_t cr2;
+};
+
+/* --- native.c ------------------------------------------------------------------------------- */
+
+/* 0, or -ENOTSUP if this host cannot run the native side (no XSAVE, AVX). */
+int native_init(void);
+void native_run(const struct diff_state *init, const uint8_t *code, size_t len,
+		struct diff_result *res);
+
+/* --- guest.c --------------------------------------------------------------------------------- */
+
+struct guest;
+int guest_create(struct guest **out);
+void guest_destroy(struct guest *g);
+/* -EIO if the interpreter did not come to an end as expected. */
+int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *code, size_t len,
+	      struct diff_result *res);
+
+/* --- gen.c ----------------------------------------------------------------------------------- */
+
+#define SEQ_MAX 64
+
+struct seq_insn {
+	uint8_t bytes[15];
+	uint8_t len;
+	uint8_t target;	    /* branches: how many instructions to skip, plus one; 0: no branch */
+	uint8_t rel_size;   /* of the branch's displacement, the last bytes */
+	uint8_t disp_at;    /* RIP-relative: where the displacement is, or 0 */
+	uint32_t rip_dest;  /* ... and the address it must reach */
+	uint32_t undefined; /* flags that it leaves undefined, RFLAGS bits */
+	uint32_t defined;   /* flags that it certainly defines */
+	bool piecewise;	    /* accesses memory in parts, in an order that is not architectural */
+};
+
+struct sequence {
+	unsigned count;
+	struct seq_insn insn[SEQ_MAX];
+	bool dropped[SEQ_MAX]; /* removed while shrinking */
+	struct diff_state init;
+};
+
+struct gen_options {
+	unsigned len;
+	const char *only; /* mnemonic that every instruction should have, or NULL */
+};
+
+void gen_sequence(struct sequence *s, uint64_t seed, const struct gen_options *opt);
+/*
+ * Lays out the instructions that are not dropped, with INT3 behind them. offset[] gets the place of
+ * each instruction, offset[count] that of the INT3. Returns the length.
+ */
+size_t gen_layout(const struct sequence *s, uint8_t code[CODE_SIZE], uint16_t offset[SEQ_MAX + 1]);
+/* Flags that are undefined when execution has reached instruction n. */
+uint32_t gen_undefined_at(const struct sequence *s, unsigned n);
+
+/* --- compare.c ------------------------------------------------------------------------------- */
+
+struct compare_options {
+	uint32_t undefined; /* flags not to look at */
+	bool page_only;	    /* of CR2 */
+};
+
+/* True if equal. With out (a FILE), prints every difference. */
+bool compare_results(const struct diff_result *native, const struct diff_result *guest,
+		     const struct compare_options *opt, void *out);
+
+#endif

@@ -1,0 +1,225 @@
+/*
+ * diff_run: runs random sequences on both sides, stops at the first difference and shrinks it.
+ *   --seed N      seed of the first sequence (default 1); sequence k has seed N + k
+ *   --count N     how many sequences (default 20000)
+ *   --len N       instructions in each (default 8)
+ *   --only MNEM   this mnemonic only
+ *   --keep-going  report every differing sequence in one line each, and its first instruction
+ *   --verbose     print each sequence before it is run
+ * Exit status: 0 no difference, 1 difference, 77 this host cannot run the test.
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/diff/gen.h"
+
+#define EXIT_SKIP 77
+
+struct run {
+	struct guest *guest;
+	struct gen_options gen;
+	uint64_t seed, count;
+	bool keep_going, verbose;
+	uint8_t code[CODE_SIZE];
+	uint16_t offset[SEQ_MAX + 1];
+	struct diff_result native, interp;
+};
+
+static void print_sequence(const struct run *r, const struct sequence *s)
+{
+	ZydisDisassembledInstruction d;
+
+	for (unsigned n = 0; n < s->count; n++) {
+		const uint8_t *p = r->code + r->offset[n];
+
+		if (s->dropped[n])
+			continue;
+		ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, CODE_BASE + r->offset[n], p, 15,
+				      &d);
+		printf("  %08lx  ", CODE_BASE + r->offset[n]);
+		for (unsigned k = 0; k < s->insn[n].len; k++)
+			printf("%02x", p[k]);
+		printf("%*s%s\n", 32 - 2 * s->insn[n].len, "", d.text);
+	}
+}
+
+static void print_state(const struct diff_state *st)
+{
+	for (unsigned n = 0; n < 16; n++)
+		printf("  r%-2u %016lx%s", n, st->gpr[n], n % 4 == 3 ? "\n" : "");
+	printf("  rflags %08lx mxcsr %08x fcw %02x%02x fsw %02x%02x ftw %02x\n", st->rflags,
+	       st->mxcsr, st->fx[1], st->fx[0], st->fx[3], st->fx[2], st->fx[4]);
+}
+
+/* Where execution stopped: the index of the instruction at rip, or count. */
+static unsigned stopped_at(const struct run *r, const struct sequence *s, uint64_t rip)
+{
+	for (unsigned n = 0; n < s->count; n++)
+		if (!s->dropped[n] && rip == CODE_BASE + r->offset[n])
+			return n;
+	return s->count;
+}
+
+/* True if both sides agree. With report, prints the differences. */
+static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
+{
+	size_t len = gen_layout(s, r->code, r->offset);
+	struct compare_options opt;
+	unsigned last;
+	int err;
+
+	native_run(&s->init, r->code, len, &r->native);
+	err = guest_run(r->guest, &s->init, r->code, len, &r->interp);
+	if (err) {
+		if (report)
+			fprintf(report, "  the interpreter did not stop as it should\n");
+		return false;
+	}
+	last = stopped_at(r, s, r->native.st.rip);
+	opt.undefined = gen_undefined_at(s, last);
+	opt.page_only = last < s->count && s->insn[last].piecewise;
+	/* A processor may also fault on parts that are not enabled. */
+	if (opt.page_only && r->native.vector == 14)
+		return true;
+	return compare_results(&r->native, &r->interp, &opt, report);
+}
+
+/* Drops every instruction without which the sides still differ. */
+static void shrink(struct run *r, struct sequence *s)
+{
+	bool again = true;
+
+	while (again) {
+		again = false;
+		for (unsigned n = 0; n < s->count; n++) {
+			if (s->dropped[n])
+				continue;
+			s->dropped[n] = true;
+			if (try_sequence(r, s, NULL))
+				s->dropped[n] = false;
+			else
+				again = true;
+		}
+	}
+}
+
+static void report_full(struct run *r, struct sequence *s, uint64_t seed)
+{
+	printf("difference at --seed %lu --count 1 --len %u%s%s, shrunk to:\n", seed, r->gen.len,
+	       r->gen.only ? " --only " : "", r->gen.only ? r->gen.only : "");
+	gen_layout(s, r->code, r->offset);
+	print_sequence(r, s);
+	printf("initial state:\n");
+	print_state(&s->init);
+	printf("differences:\n");
+	try_sequence(r, s, stdout);
+	printf("ended: host vector %u at %lx, interp vector %u at %lx\n", r->native.vector,
+	       r->native.st.rip, r->interp.vector, r->interp.st.rip);
+}
+
+static void report_line(struct run *r, struct sequence *s, uint64_t seed)
+{
+	ZydisDisassembledInstruction d;
+
+	gen_layout(s, r->code, r->offset);
+	printf("%lu:", seed);
+	for (unsigned n = 0; n < s->count; n++) {
+		if (s->dropped[n])
+			continue;
+		ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, CODE_BASE, s->insn[n].bytes, 15,
+				      &d);
+		printf(" %s;", d.text);
+	}
+	printf(" vectors %u %u\n", r->native.vector, r->interp.vector);
+}
+
+/* Returns whether there was no difference. */
+static bool run_all(struct run *r)
+{
+	static struct sequence s;
+	uint64_t faults = 0;
+	bool ok = true;
+
+	for (uint64_t n = 0; n < r->count; n++) {
+		gen_sequence(&s, r->seed + n, &r->gen);
+		if (r->verbose) {
+			gen_layout(&s, r->code, r->offset);
+			printf("seed %lu\n", r->seed + n);
+			print_sequence(r, &s);
+			print_state(&s.init);
+			fflush(stdout);
+		}
+		if (try_sequence(r, &s, NULL)) {
+			faults += r->native.vector != 3;
+			continue;
+		}
+		ok = false;
+		shrink(r, &s);
+		try_sequence(r, &s, NULL);
+		if (!r->keep_going) {
+			report_full(r, &s, r->seed + n);
+			return false;
+		}
+		report_line(r, &s, r->seed + n);
+	}
+	printf("%lu sequences of %u instructions, %lu ended in a fault\n", r->count, r->gen.len,
+	       faults);
+	return ok;
+}
+
+static int parse(struct run *r, int argc, char **argv)
+{
+	static const struct option opts[] = {
+		{"seed", required_argument, NULL, 's'},
+		{"count", required_argument, NULL, 'c'},
+		{"len", required_argument, NULL, 'l'},
+		{"only", required_argument, NULL, 'o'},
+		{"keep-going", no_argument, NULL, 'k'},
+		{"verbose", no_argument, NULL, 'v'},
+		{0},
+	};
+	int o;
+
+	while ((o = getopt_long(argc, argv, "", opts, NULL)) != -1) {
+		switch (o) {
+		case 's': r->seed = strtoull(optarg, NULL, 0); break;
+		case 'c': r->count = strtoull(optarg, NULL, 0); break;
+		case 'l': r->gen.len = strtoul(optarg, NULL, 0); break;
+		case 'o': r->gen.only = optarg; break;
+		case 'k': r->keep_going = true; break;
+		case 'v': r->verbose = true; break;
+		default: return -EINVAL;
+		}
+	}
+	return optind == argc && r->gen.len >= 1 && r->gen.len <= SEQ_MAX ? 0 : -EINVAL;
+}
+
+int main(int argc, char **argv)
+{
+	static struct run r = {.seed = 1, .count = 20000, .gen.len = 8};
+	bool ok;
+	int err;
+
+	if (parse(&r, argc, argv)) {
+		fprintf(stderr,
+			"usage: diff_run [--seed N] [--count N] [--len 1..%d] [--only MNEMONIC] "
+			"[--keep-going] [--verbose]\n",
+			SEQ_MAX);
+		return 2;
+	}
+	err = native_init();
+	if (err) {
+		fprintf(stderr, "diff_run: cannot run here: %s\n", strerror(-err));
+		return err == -ENOTSUP ? EXIT_SKIP : 3;
+	}
+	err = guest_create(&r.guest);
+	if (err) {
+		fprintf(stderr, "diff_run: %s\n", strerror(-err));
+		return 3;
+	}
+	ok = run_all(&r);
+	guest_destroy(r.guest);
+	return ok ? 0 : 1;
+}

@@ -1,0 +1,215 @@
+/* Which instructions both sides must agree on, and what of their results the manual leaves open. */
+#include "src/x86/arch.h"
+#include "tests/diff/gen.h"
+
+/* The user-mode part of the CPUID model. */
+static bool in_model(ZydisISASet set)
+{
+	switch (set) {
+	case ZYDIS_ISA_SET_ADOX_ADCX:
+	case ZYDIS_ISA_SET_AES:
+	case ZYDIS_ISA_SET_AVX:
+	case ZYDIS_ISA_SET_AVX2:
+	case ZYDIS_ISA_SET_AVX2GATHER:
+	case ZYDIS_ISA_SET_AVXAES:
+	case ZYDIS_ISA_SET_BMI1:
+	case ZYDIS_ISA_SET_BMI2:
+	case ZYDIS_ISA_SET_CLFLUSHOPT:
+	case ZYDIS_ISA_SET_CLFSH:
+	case ZYDIS_ISA_SET_CMOV:
+	case ZYDIS_ISA_SET_CMPXCHG16B:
+	case ZYDIS_ISA_SET_F16C:
+	case ZYDIS_ISA_SET_FAT_NOP:
+	case ZYDIS_ISA_SET_FCMOV:
+	case ZYDIS_ISA_SET_FMA:
+	case ZYDIS_ISA_SET_I186:
+	case ZYDIS_ISA_SET_I386:
+	case ZYDIS_ISA_SET_I486:
+	case ZYDIS_ISA_SET_I486REAL:
+	case ZYDIS_ISA_SET_I86:
+	case ZYDIS_ISA_SET_LAHF:
+	case ZYDIS_ISA_SET_LONGMODE:
+	case ZYDIS_ISA_SET_LZCNT:
+	case ZYDIS_ISA_SET_MOVBE:
+	case ZYDIS_ISA_SET_PAUSE:
+	case ZYDIS_ISA_SET_PCLMULQDQ:
+	case ZYDIS_ISA_SET_PENTIUMMMX:
+	case ZYDIS_ISA_SET_PENTIUMREAL:
+	case ZYDIS_ISA_SET_POPCNT:
+	case ZYDIS_ISA_SET_PPRO:
+	case ZYDIS_ISA_SET_PREFETCH_NOP:
+	case ZYDIS_ISA_SET_RDWRFSGS:
+	case ZYDIS_ISA_SET_SHA:
+	case ZYDIS_ISA_SET_SMAP:
+	case ZYDIS_ISA_SET_SSE:
+	case ZYDIS_ISA_SET_SSE2:
+	case ZYDIS_ISA_SET_SSE2MMX:
+	case ZYDIS_ISA_SET_SSE3:
+	case ZYDIS_ISA_SET_SSE3X87:
+	case ZYDIS_ISA_SET_SSE4:
+	case ZYDIS_ISA_SET_SSE42:
+	case ZYDIS_ISA_SET_SSEMXCSR:
+	case ZYDIS_ISA_SET_SSE_PREFETCH:
+	case ZYDIS_ISA_SET_SSSE3:
+	case ZYDIS_ISA_SET_SSSE3MMX:
+	case ZYDIS_ISA_SET_X87: return true;
+	default: return false;
+	}
+}
+
+/*
+ * Answers that belong to the machine (identification, clocks), system calls, what would change the
+ * host process's own segments, and what the host's kernel emulates or configures.
+ */
+static bool excluded(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_CPUID:
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDPMC:
+	case ZYDIS_MNEMONIC_INT:
+	case ZYDIS_MNEMONIC_INT1: /* hypervisors of the host get its address wrong */
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_SYSCALL:
+	case ZYDIS_MNEMONIC_SYSENTER:
+	case ZYDIS_MNEMONIC_SYSEXIT:
+	case ZYDIS_MNEMONIC_SYSRET:
+	case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFD:
+	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_LFS:
+	case ZYDIS_MNEMONIC_LGS:
+	case ZYDIS_MNEMONIC_LSS:
+	case ZYDIS_MNEMONIC_LAR:
+	case ZYDIS_MNEMONIC_LSL:
+	case ZYDIS_MNEMONIC_VERR:
+	case ZYDIS_MNEMONIC_VERW:
+	case ZYDIS_MNEMONIC_SGDT:
+	case ZYDIS_MNEMONIC_SIDT:
+	case ZYDIS_MNEMONIC_SLDT:
+	case ZYDIS_MNEMONIC_SMSW:
+	case ZYDIS_MNEMONIC_STR:
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE:
+	/* These store the last instruction's address, which not every processor keeps. */
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FNSTENV: return true;
+	default: return false;
+	}
+}
+
+static bool is_segment(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	       ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_SEGMENT;
+}
+
+static bool branch_ok(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+		return true;
+	/* With an operand size of 16 vendors disagree. */
+	return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
+	       !(zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) &&
+	       ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[0].imm.is_relative &&
+	       (zi->attributes & ZYDIS_ATTRIB_IS_RELATIVE);
+}
+
+static bool has_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	for (unsigned n = 0; n < zi->operand_count; n++)
+		if (ops[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return true;
+	return false;
+}
+
+/* Forms on which vendors differ and the manuals are silent, or results are undefined. */
+static bool vendor_specific(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	bool memory = has_memory(zi, ops);
+
+	/* The register forms of PREFETCH. */
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && !memory)
+		return true;
+	/* Is a misaligned operand refused? */
+	if (zi->meta.isa_set == ZYDIS_ISA_SET_SHA)
+		return memory;
+	switch (zi->mnemonic) {
+	/* Is the upper half of a register zeroed that is not written because it differs? */
+	case ZYDIS_MNEMONIC_CMPXCHG: return !memory && zi->operand_width == 32;
+	/* Results, not just flags, are undefined for 16-bit operands. */
+	case ZYDIS_MNEMONIC_BSWAP:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD: return zi->operand_width == 16;
+	default: return false;
+	}
+}
+
+bool gen_acceptable(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	if (!in_model(zi->meta.isa_set) || excluded(zi->mnemonic) || !branch_ok(zi, ops))
+		return false;
+	for (unsigned n = 0; n < zi->operand_count; n++) {
+		if (is_segment(&ops[n]) && (ops[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			return false;
+		if (ops[n].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    ops[n].mem.segment == ZYDIS_REGISTER_FS)
+			return false;
+	}
+	return !vendor_specific(zi, ops);
+}
+
+/* Shifts and rotates by CL or an immediate: some flags depend on the count. */
+static uint32_t count_dependent(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR: return FLAG_OF | FLAG_AF;
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD: return FLAG_OF | FLAG_AF;
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR: return FLAG_OF;
+	default: return 0;
+	}
+}
+
+static bool is_piecewise(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
+	default: return false;
+	}
+}
+
+void gen_flags(const ZydisDecodedInstruction *zi, struct seq_insn *out, uint32_t *tested)
+{
+	const ZydisAccessedFlags *f = zi->cpu_flags;
+
+	*tested = 0;
+	out->piecewise = is_piecewise(zi->mnemonic);
+	out->undefined = count_dependent(zi->mnemonic);
+	out->defined = 0;
+	if (!f)
+		return;
+	*tested = f->tested & FLAGS_ARITH;
+	out->undefined |= f->undefined & FLAGS_ARITH;
+	/* A shift by zero and a REP of no iterations leave the flags alone. */
+	if (!count_dependent(zi->mnemonic) &&
+	    !(zi->attributes &
+	      (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
+		out->defined = (f->modified | f->set_0 | f->set_1) & FLAGS_ARITH & ~out->undefined;
+}

@@ -1,0 +1,267 @@
+/*
+ * The interpreter in long mode at CPL 3, with page tables that map the same addresses. Every vector
+ * has a gate to a HLT of its own, so the run ends there with the exception's frame on the stack.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "src/base/rcu.h"
+#include "src/engine/interp/interp.h"
+#include "src/x86/vec.h"
+#include "tests/diff/diff.h"
+
+/* Guest-physical layout. */
+enum {
+	PML4 = 0x1000,
+	PDPT_LOW = 0x2000,
+	PD_LOW = 0x3000,
+	PT_CODE = 0x4000,
+	PT_DATA = 0x5000,
+	PDPT_HIGH = 0x6000,
+	PD_HIGH = 0x7000,
+	PT_HIGH = 0x8000,
+	SYSTEM = 0x9000, /* four supervisor pages: GDT and TSS, IDT, handlers, stack */
+	CODE = 0x10000,
+	DATA = 0x11000,
+	RO = 0x13000,
+	RAM_SIZE = 0x20000,
+};
+
+#define SYSTEM_VA 0xffff900000000000ull
+#define GDT_VA	  SYSTEM_VA
+#define TSS_VA	  (SYSTEM_VA + 0x800)
+#define IDT_VA	  (SYSTEM_VA + 0x1000)
+#define HLT_VA	  (SYSTEM_VA + 0x2000)
+#define STACK_TOP (SYSTEM_VA + 0x4000)
+#define STACK_GPA (SYSTEM + 0x4000)
+
+#define KERNEL_CS     0x08
+#define HANDLER_SHIFT 4
+#define MAX_INSNS     1000000
+
+struct guest {
+	struct cpu *cpu;
+	struct gmem gmem;
+	struct stats stats;
+	struct interp *interp;
+	uint8_t *ram;
+};
+
+static void put64(struct guest *g, gpa_t gpa, uint64_t v)
+{
+	memcpy(g->ram + gpa, &v, 8);
+}
+
+static uint64_t get64(const struct guest *g, gpa_t gpa)
+{
+	uint64_t v;
+
+	memcpy(&v, g->ram + gpa, 8);
+	return v;
+}
+
+static unsigned index_at(uint64_t va, unsigned level)
+{
+	return va >> (12 + 9 * level) & 511;
+}
+
+static void build_tables(struct guest *g)
+{
+	const uint64_t user = PTE_P | PTE_W | PTE_U | PTE_A, system = PTE_P | PTE_W | PTE_A | PTE_D;
+
+	put64(g, PML4 + 8 * index_at(CODE_BASE, 3), PDPT_LOW | user);
+	put64(g, PDPT_LOW + 8 * index_at(CODE_BASE, 2), PD_LOW | user);
+	put64(g, PD_LOW + 8 * index_at(CODE_BASE, 1), PT_CODE | user);
+	put64(g, PD_LOW + 8 * index_at(DATA_BASE, 1), PT_DATA | user);
+	put64(g, PT_CODE + 8 * index_at(CODE_BASE, 0), CODE | PTE_P | PTE_U | PTE_A);
+	for (unsigned n = 0; n < DATA_SIZE / PAGE_SIZE; n++)
+		put64(g, PT_DATA + 8 * index_at(DATA_BASE + n * PAGE_SIZE, 0),
+		      (DATA + n * PAGE_SIZE) | user | PTE_D | PTE_NX);
+	put64(g, PT_DATA + 8 * index_at(RO_BASE, 0), RO | PTE_P | PTE_U | PTE_A | PTE_NX);
+	put64(g, PML4 + 8 * index_at(SYSTEM_VA, 3), PDPT_HIGH | system);
+	put64(g, PDPT_HIGH + 8 * index_at(SYSTEM_VA, 2), PD_HIGH | system);
+	put64(g, PD_HIGH + 8 * index_at(SYSTEM_VA, 1), PT_HIGH | system);
+	for (unsigned n = 0; n < 4; n++)
+		put64(g, PT_HIGH + 8 * index_at(SYSTEM_VA + n * PAGE_SIZE, 0),
+		      (SYSTEM + n * PAGE_SIZE) | system);
+}
+
+static void build_gates(struct guest *g)
+{
+	const uint64_t code64 = 0x00209b0000000000ull;
+
+	put64(g, SYSTEM + KERNEL_CS, code64);
+	put64(g, SYSTEM + 0x800 + 4, STACK_TOP); /* RSP0 */
+	/* The I/O map lies beyond the limit: no port is allowed. */
+	memcpy(g->ram + SYSTEM + 0x800 + 0x66, &(uint16_t){0x8000}, 2);
+	for (unsigned v = 0; v < 256; v++) {
+		uint64_t to = HLT_VA + (v << HANDLER_SHIFT);
+		gpa_t gate = SYSTEM + 0x1000 + 16 * v;
+
+		/* A present 64-bit interrupt gate that CPL 3 may use by INT3. */
+		put64(g, gate,
+		      (to & 0xffff) | KERNEL_CS << 16 | 0xeeull << 40 | (to >> 16 & 0xffff) << 48);
+		put64(g, gate + 8, to >> 32);
+		g->ram[SYSTEM + 0x2000 + (v << HANDLER_SHIFT)] = 0xf4;
+	}
+}
+
+static uint64_t no_tsc(struct cpu *cpu)
+{
+	return 0;
+}
+
+static int msr_none(struct cpu *cpu, uint32_t msr, uint64_t *value)
+{
+	return -EINVAL;
+}
+
+static int msr_none_set(struct cpu *cpu, uint32_t msr, uint64_t value)
+{
+	return -EINVAL;
+}
+
+static const struct cpu_ops ops = {
+	.rdtsc = no_tsc,
+	.rdmsr = msr_none,
+	.wrmsr = msr_none_set,
+};
+
+static int build_cpu(struct guest *g)
+{
+	struct interp_config cfg = {.self = ~0u, .cache_bytes = MIB(1)};
+	int err;
+
+	g->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*g->cpu), 64));
+	if (!g->cpu)
+		return -ENOMEM;
+	memset(g->cpu, 0, sizeof(*g->cpu));
+	g->cpu->gmem = &g->gmem;
+	g->cpu->stats = &g->stats;
+	g->cpu->ops = &ops;
+	err = cpu_init(g->cpu);
+	return err ? err : interp_create(&g->interp, g->cpu, &cfg);
+}
+
+int guest_create(struct guest **out)
+{
+	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
+	struct guest *g = calloc(1, sizeof(*g));
+	int err;
+
+	if (!g)
+		return -ENOMEM;
+	rcu_thread_init();
+	g->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (g->ram == MAP_FAILED) {
+		free(g);
+		return -ENOMEM;
+	}
+	build_tables(g);
+	build_gates(g);
+	slot.hva = (hva_t)g->ram;
+	err = gmem_init(&g->gmem);
+	if (!err)
+		err = gmem_add_slot(&g->gmem, &slot);
+	if (!err)
+		err = build_cpu(g);
+	*out = g;
+	return err;
+}
+
+void guest_destroy(struct guest *g)
+{
+	interp_destroy(g->interp);
+	cpu_fini(g->cpu);
+	free(g->cpu);
+	gmem_fini(&g->gmem);
+	munmap(g->ram, RAM_SIZE);
+	free(g);
+	rcu_thread_exit();
+}
+
+static void load_system(struct cpu *c)
+{
+	const uint16_t code = SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_A | SEG_L | SEG_DPL;
+	const uint16_t data = SEG_P | SEG_S | SEG_RW | SEG_A | SEG_DB | SEG_DPL;
+
+	c->cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_WP | CR0_MP | CR0_ET;
+	c->cr3 = PML4;
+	c->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | CR4_UMIP;
+	c->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
+	c->xcr0 = 7;
+	for (unsigned s = 0; s < SEG_NONE; s++)
+		c->seg[s] = (struct seg){0};
+	c->seg[SEG_CS] = (struct seg){.sel = USER_CS, .limit = ~0u, .attr = code | SEG_G};
+	c->seg[SEG_SS] = (struct seg){.sel = USER_SS, .limit = ~0u, .attr = data | SEG_G};
+	c->seg[SEG_GS].base = GS_BASE;
+	c->seg[SEG_TR] =
+		(struct seg){.sel = 0x40, .base = TSS_VA, .limit = 0x67, .attr = SEG_P | 0xb};
+	c->gdtr = (struct dtable){.base = GDT_VA, .limit = 0x3f};
+	c->idtr = (struct dtable){.base = IDT_VA, .limit = 0xfff};
+	c->cpl = 3;
+	c->event = 0;
+	cpu_update_ctx(c);
+}
+
+static void load_state(struct guest *g, const struct diff_state *init)
+{
+	struct cpu *c = g->cpu;
+	const uint32_t mxcsr = 0x1f80;
+
+	load_system(c);
+	memcpy(c->gpr, init->gpr, sizeof(init->gpr));
+	c->rip = CODE_BASE;
+	c->rflags = init->rflags & (FLAG_IF | FLAG_DF);
+	flags_set_arith(c, init->rflags);
+	memcpy(c->vec.ymm, init->ymm, sizeof(init->ymm));
+	memcpy(c->vec.fx, init->fx, X87_BYTES);
+	memcpy(c->vec.fx + 24, &mxcsr, 4);
+	c->vec.mxcsr = init->mxcsr;
+	memcpy(g->ram + DATA, init->data, DATA_SIZE);
+}
+
+static bool has_error_code(unsigned vector)
+{
+	return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC;
+}
+
+/* The frame that the gate pushed is at the top of the supervisor stack. */
+static void save_frame(const struct guest *g, struct diff_result *res)
+{
+	gpa_t frame = STACK_GPA - 40;
+
+	res->st.rip = get64(g, frame);
+	res->st.rflags = get64(g, frame + 16);
+	res->st.gpr[RSP] = get64(g, frame + 24);
+	res->error = has_error_code(res->vector) ? get64(g, frame - 8) : 0;
+	if (res->vector != EXC_PF)
+		res->error = 0;
+	res->cr2 = res->vector == EXC_PF ? g->cpu->cr2 : 0;
+}
+
+int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *code, size_t len,
+	      struct diff_result *res)
+{
+	struct cpu *c = g->cpu;
+	enum interp_exit why;
+
+	load_state(g, init);
+	if (gmem_write(&g->gmem, CODE, code, len))
+		return -EIO;
+	interp_drop_code(g->interp, CODE >> PAGE_SHIFT);
+	do {
+		why = interp_run(g->interp, MAX_INSNS, false);
+		rcu_quiescent();
+	} while (why == INTERP_YIELD);
+	if (why != INTERP_HALT || c->rip < HLT_VA)
+		return -EIO;
+	memcpy(res->st.gpr, c->gpr, sizeof(res->st.gpr));
+	res->vector = (c->rip - 1 - HLT_VA) >> HANDLER_SHIFT;
+	save_frame(g, res);
+	memcpy(res->st.ymm, c->vec.ymm, sizeof(res->st.ymm));
+	memcpy(res->st.fx, c->vec.fx, X87_BYTES);
+	res->st.mxcsr = c->vec.mxcsr;
+	memcpy(res->st.data, g->ram + DATA, DATA_SIZE);
+	return 0;
+}

@@ -1,0 +1,174 @@
+/* The bare CPU: code and data mapped at their addresses, entered by native_enter.S, left by a
+ * signal. */
+#include <asm/prctl.h>
+#include <cpuid.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "tests/diff/diff.h"
+
+#define XSAVE_SIZE     832
+#define XSAVE_HEADER   512
+#define XSAVE_YMM_HI   576
+#define XSAVE_MAGIC    0x46505853u /* FP_XSTATE_MAGIC1 */
+#define XSAVE_MAGIC_AT 464
+
+/* Offsets are known to native_enter.S. */
+struct native_regs {
+	uint8_t xsave[1024] __attribute__((aligned(64)));
+	uint64_t gpr[16];
+	uint64_t rip_unused;
+	uint64_t rflags;
+};
+_Static_assert(offsetof(struct native_regs, gpr) == 1024, "native_enter.S");
+_Static_assert(offsetof(struct native_regs, rflags) == 1024 + 136, "native_enter.S");
+
+_Noreturn void native_enter(const struct native_regs *regs);
+
+/* A signal handler has no argument of ours: the process's one native side. */
+static struct native_side {
+	uint8_t *code; /* writable alias */
+	uint8_t stack[65536];
+	struct native_regs regs;
+	struct diff_result *res;
+	sigjmp_buf back;
+} side;
+
+static const int gpr_order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+				  REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+				  REG_R12, REG_R13, REG_R14, REG_R15};
+
+static void save_vectors(struct diff_state *st, const uint8_t *fp)
+{
+	uint32_t magic;
+	uint64_t bv = 0;
+
+	memcpy(st->fx, fp, X87_BYTES);
+	memcpy(&st->mxcsr, fp + 24, 4);
+	memcpy(&magic, fp + XSAVE_MAGIC_AT, 4);
+	if (magic == XSAVE_MAGIC)
+		memcpy(&bv, fp + XSAVE_HEADER, 8);
+	for (unsigned n = 0; n < 16; n++) {
+		memcpy(st->ymm[n], fp + 160 + 16 * n, 16);
+		if (bv & 4)
+			memcpy(st->ymm[n] + 16, fp + XSAVE_YMM_HI + 16 * n, 16);
+		else
+			memset(st->ymm[n] + 16, 0, 16);
+	}
+}
+
+static void on_signal(int sig, siginfo_t *info, void *arg)
+{
+	const mcontext_t *mc = &((ucontext_t *)arg)->uc_mcontext;
+	struct diff_result *res = side.res;
+
+	if (!res) {
+		/* A bug of ours: let it kill the process where it happened. */
+		signal(sig, SIG_DFL);
+		return;
+	}
+	for (unsigned n = 0; n < 16; n++)
+		res->st.gpr[n] = mc->gregs[gpr_order[n]];
+	res->st.rip = mc->gregs[REG_RIP];
+	res->st.rflags = mc->gregs[REG_EFL];
+	res->vector = mc->gregs[REG_TRAPNO];
+	res->error = res->vector == 14 ? mc->gregs[REG_ERR] : 0;
+	res->cr2 = res->vector == 14 ? mc->gregs[REG_CR2] : 0;
+	save_vectors(&res->st, (const uint8_t *)mc->fpregs);
+	siglongjmp(side.back, 1);
+}
+
+static bool host_has_avx(void)
+{
+	unsigned a, b, c, d;
+	uint32_t lo, hi;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX))
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (lo & 7) == 7;
+}
+
+static int map_at(uint64_t addr, size_t size, int prot, int flags, int fd)
+{
+	void *p = mmap((void *)addr, size, prot, flags | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);
+
+	return p == (void *)addr ? 0 : -ENOMEM;
+}
+
+static int map_all(void)
+{
+	int fd = memfd_create("diff-code", MFD_CLOEXEC), err;
+
+	if (fd < 0 || ftruncate(fd, CODE_SIZE))
+		return -errno;
+	side.code = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (side.code == MAP_FAILED)
+		return -errno;
+	err = map_at(CODE_BASE, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
+	close(fd);
+	if (!err)
+		err = map_at(DATA_BASE, DATA_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	if (!err)
+		err = map_at(RO_BASE, RO_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	return err;
+}
+
+int native_init(void)
+{
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
+	struct sigaction sa = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	stack_t ss = {.ss_sp = side.stack, .ss_size = sizeof(side.stack)};
+	int err;
+
+	if (!host_has_avx())
+		return -ENOTSUP;
+	err = map_all();
+	if (err)
+		return err;
+	if (sigaltstack(&ss, NULL))
+		return -errno;
+	sigfillset(&sa.sa_mask);
+	for (unsigned n = 0; n < ARRAY_SIZE(signals); n++)
+		if (sigaction(signals[n], &sa, NULL))
+			return -errno;
+	if (syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE))
+		return -errno;
+	return 0;
+}
+
+static void load_regs(struct native_regs *r, const struct diff_state *init)
+{
+	const uint64_t all = 7;
+
+	memset(r->xsave, 0, XSAVE_SIZE);
+	memcpy(r->xsave, init->fx, X87_BYTES);
+	memcpy(r->xsave + 24, &init->mxcsr, 4);
+	memcpy(r->xsave + XSAVE_HEADER, &all, 8);
+	for (unsigned n = 0; n < 16; n++) {
+		memcpy(r->xsave + 160 + 16 * n, init->ymm[n], 16);
+		memcpy(r->xsave + XSAVE_YMM_HI + 16 * n, init->ymm[n] + 16, 16);
+	}
+	memcpy(r->gpr, init->gpr, sizeof(r->gpr));
+	r->rflags = init->rflags;
+}
+
+void native_run(const struct diff_state *init, const uint8_t *code, size_t len,
+		struct diff_result *res)
+{
+	memcpy(side.code, code, len);
+	memcpy((void *)DATA_BASE, init->data, DATA_SIZE);
+	load_regs(&side.regs, init);
+	side.res = res;
+	if (!sigsetjmp(side.back, 1))
+		native_enter(&side.regs);
+	side.res = NULL;
+	memcpy(res->st.data, (void *)DATA_BASE, DATA_SIZE);
+}
