@@ -34,6 +34,12 @@ static void walk_regs_get(const struct cpu *cpu, struct walk_regs *r)
 		r->mode = cpu->cr4 & CR4_PAE ? PAGING_PAE : PAGING_32;
 }
 
+/* A memory operand based on RSP or RBP: its segment is SS, even where segments have no base. */
+static bool stack_operand(const struct insn *i)
+{
+	return (i->flags & INSN_MEM) && i->seg == SEG_NONE && (i->base == RSP || i->base == RBP);
+}
+
 /* Walks, raising the fault; res->gpa is the byte at gva. */
 static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_result *res)
 {
@@ -42,7 +48,7 @@ static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_r
 	walk_regs_get(cpu, &regs);
 	STAT_INC(cpu->stats, walks);
 	if (regs.mode == PAGING_4LEVEL && unlikely(!gva_canonical(gva)))
-		cpu_raise_err(cpu, EXC_GP, 0);
+		cpu_raise_err(cpu, stack_operand(cpu->cur) ? EXC_SS : EXC_GP, 0);
 	if (walk(cpu->gmem, &regs, gva, access, res))
 		cpu_raise_pf(cpu, gva, res->pf_error);
 }

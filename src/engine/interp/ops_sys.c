@@ -71,8 +71,7 @@ OP(op_pushf)
 	struct stack st;
 
 	if (likely(i->mode == 8 && i->size == 3)) {
-		mem_write64(c, i, c->gpr[RSP] - 8, f);
-		c->gpr[RSP] -= 8;
+		push64(c, i, f);
 		NEXT_STORED(c, i);
 	}
 	c->cur = i;
