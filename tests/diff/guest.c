@@ -257,7 +257,7 @@ int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *cod
 	do {
 		why = interp_run(g->interp, MAX_INSNS, false);
 		rcu_quiescent();
-	} while (why == INTERP_YIELD);
+	} while (why == INTERP_YIELD || why == INTERP_PAUSE);
 	if (why != INTERP_HALT || c->rip < HLT_VA)
 		return -EIO;
 	memcpy(res->st.gpr, c->gpr, sizeof(res->st.gpr));

@@ -147,7 +147,7 @@ static inline enum interp_exit guest_cpu_run(struct guest_cpu *g, uint64_t max, 
 	do {
 		shootdown_drain(&g->queue, &g->sink);
 		e = interp_run(g->in, stop - g->stats.instructions, exact);
-	} while (e == INTERP_YIELD);
+	} while (e == INTERP_YIELD || e == INTERP_PAUSE);
 	return e;
 }
 
