@@ -7,6 +7,8 @@
 #include "src/base/log.h"
 #include "src/base/rcu.h"
 
+#define GPA_LIMIT (1ull << (NPT_GFN_BITS + PAGE_SHIFT))
+
 int gmem_init(struct gmem *gm)
 {
 	memset(gm, 0, sizeof(*gm));
@@ -30,7 +32,7 @@ int gmem_add_slot(struct gmem *gm, const struct memslot *slot)
 	unsigned at = 0;
 
 	if ((slot->gpa | slot->size | slot->hva) & ~PAGE_MASK || !slot->size ||
-	    (slot->gpa + slot->size) >> (NPT_GFN_BITS + PAGE_SHIFT))
+	    slot->gpa > GPA_LIMIT || slot->size > GPA_LIMIT - slot->gpa)
 		return -EINVAL;
 	for (unsigned i = 0; i < old->count; i++) {
 		const struct memslot *s = &old->slot[i];
@@ -89,7 +91,8 @@ uint64_t gmem_translate(struct gmem *gm, gfn_t gfn)
 
 	if (likely(pte))
 		return pte;
-	s = find_slot(rcu_deref(gm->slots), gpa);
+	/* The shift above loses bits of a frame number that no slot can hold. */
+	s = gfn >> NPT_GFN_BITS ? NULL : find_slot(rcu_deref(gm->slots), gpa);
 	if (!s)
 		return 0;
 	pte = (s->hva + (gpa - s->gpa)) | NPT_PRESENT;

@@ -8,7 +8,9 @@
 #include "smp/smp.h"
 
 enum vm_exit {
-	VM_EXIT_SAFEPOINT, /* requests, or the slice is over */
+	VM_EXIT_SAFEPOINT, /* something asks for one */
+	VM_EXIT_SLICE,	   /* ran for a whole slice */
+	VM_EXIT_PAUSE,	   /* PAUSE was executed */
 	VM_EXIT_HALT,
 	VM_EXIT_SHUTDOWN, /* triple fault */
 };

@@ -1,5 +1,6 @@
 /* The life of a VCPU: the run loop and what happens at a safepoint. */
 #include "sched/entity.h"
+#include "sched/spin.h"
 #include "src/base/log.h"
 #include "src/base/rcu.h"
 #include "src/vm/vm_int.h"
@@ -9,6 +10,7 @@ struct run {
 	struct vcpu *v;
 	const struct engine_ops *engine;
 	struct shootdown_sink sink;
+	struct sched_spin spin;
 };
 
 static void shootdown_message(void *arg, enum shootdown_kind kind, uint64_t value)
@@ -91,6 +93,8 @@ static void run_loop(struct run *run)
 		inject(run);
 		switch (run->engine->run(v)) {
 		case VM_EXIT_SAFEPOINT: break;
+		case VM_EXIT_SLICE: sched_spin_progress(&run->spin); break;
+		case VM_EXIT_PAUSE: sched_spin_pause(&run->spin); break;
 		case VM_EXIT_HALT:
 			STAT_INC(&v->stats, halts);
 			v->mp_state = VCPU_HALTED;
@@ -107,6 +111,7 @@ void *run_vcpu_thread(void *arg)
 
 	run.sink = (struct shootdown_sink){
 		.handle = shootdown_message, .flush_all = shootdown_everything, .arg = &run};
+	sched_spin_init(&run.spin, t->vm->smp->n);
 	sched_name_vcpu_thread(t->vcpu->index);
 	rcu_thread_init();
 	shootdown_online(&t->vcpu->queue, &run.sink);

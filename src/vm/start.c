@@ -68,9 +68,12 @@ static int build_acpi(struct vm *vm, struct acpi_info *info)
 }
 
 /* What firmware would have left behind on every processor. */
-static void firmware_state(struct cpu *cpu)
+static void firmware_state(struct vm *vm, struct vcpu *v)
 {
-	cpu->mtrr_deftype = 0x806; /* MTRRs on, all memory write-back */
+	v->cpu.mtrr_deftype = 0x806; /* MTRRs on, all memory write-back */
+	/* Ids that xAPIC mode cannot name need x2APIC mode from the start. */
+	if (vm->smp->napic_ids > 255)
+		lapic_write_msr(v, MSR_APIC_BASE, v->lapic.base | APIC_BASE_X2APIC);
 }
 
 int start_state(struct vm *vm)
@@ -97,7 +100,7 @@ int start_state(struct vm *vm)
 	if (r)
 		return r;
 	for (unsigned n = 0; n < vm->smp->n; n++)
-		firmware_state(&vm->smp->vcpu[n]->cpu);
+		firmware_state(vm, vm->smp->vcpu[n]);
 	set_entry(&vm->smp->vcpu[0]->cpu, &entry);
 	return 0;
 }

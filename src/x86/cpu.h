@@ -82,7 +82,8 @@ struct cpu_ops {
 #define CPU_EVENT_DATA_BP (1u << 5) /* a data breakpoint matched; dr6_pending says which */
 #define CPU_EVENT_EXC	 (1u << 7) /* an exception waits for delivery */
 #define CPU_EVENT_WINDOW (1u << 8) /* stop when an interrupt could be taken */
-#define CPU_EVENT_YIELD	 (1u << 6) /* leave the block: something to look at (PAUSE, own queue) */
+#define CPU_EVENT_YIELD	 (1u << 6) /* leave the block: something to look at */
+#define CPU_EVENT_PAUSE	 (1u << 9) /* PAUSE was executed */
 
 struct cpu_exception {
 	uint8_t vector;

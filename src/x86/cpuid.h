@@ -11,10 +11,12 @@
 #define KVM_FEATURE_CLOCKSOURCE	       (1u << 0)
 #define KVM_FEATURE_NOP_IO_DELAY       (1u << 1)
 #define KVM_FEATURE_CLOCKSOURCE2       (1u << 3)
+/* MSIs and IOAPIC entries carry 15-bit destinations, so x2APIC ids above 255 can be reached. */
+#define KVM_FEATURE_MSI_EXT_DEST_ID    (1u << 15)
 #define KVM_FEATURE_CLOCKSOURCE_STABLE (1u << 24)
 #define CPUID_KVM_FEATURES                                                               \
 	(KVM_FEATURE_CLOCKSOURCE | KVM_FEATURE_NOP_IO_DELAY | KVM_FEATURE_CLOCKSOURCE2 | \
-	 KVM_FEATURE_CLOCKSOURCE_STABLE)
+	 KVM_FEATURE_MSI_EXT_DEST_ID | KVM_FEATURE_CLOCKSOURCE_STABLE)
 
 /* Frequency of the local APIC timer's input, leaf 4000_0010 EBX. */
 #define CPUID_LAPIC_KHZ 1000000u

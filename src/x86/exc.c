@@ -77,6 +77,7 @@ void exc_landed(struct cpu *cpu)
 
 static void deliver_real(struct cpu *cpu, uint8_t vector, uint64_t rip)
 {
+	struct seg cs = cpu->seg[SEG_CS];
 	struct stack st;
 	uint32_t entry;
 
@@ -88,7 +89,8 @@ static void deliver_real(struct cpu *cpu, uint8_t vector, uint64_t rip)
 	stack_push(&st, cpu->seg[SEG_CS].sel, 2);
 	stack_push(&st, rip, 2);
 	stack_commit(&st);
-	seg_load_real(&cpu->seg[SEG_CS], entry >> 16);
+	seg_load_real(&cs, entry >> 16);
+	cpu_set_cs(cpu, cs);
 	cpu->rip = entry & 0xffff;
 	cpu->rflags &= ~(FLAG_IF | FLAG_TF | FLAG_AC | FLAG_RF);
 }

@@ -7,7 +7,7 @@
 
 static unsigned ctx_access(enum tlb_ctx ctx)
 {
-	return ctx == TLB_USER ? WALK_USER : ctx == TLB_SUPER_AC ? WALK_AC : 0;
+	return ctx == TLB_USER || ctx == TLB_ALIGN ? WALK_USER : ctx == TLB_SUPER_AC ? WALK_AC : 0;
 }
 
 static enum tlb_ctx current_ctx(const struct cpu *cpu)
@@ -34,6 +34,12 @@ static void walk_regs_get(const struct cpu *cpu, struct walk_regs *r)
 		r->mode = cpu->cr4 & CR4_PAE ? PAGING_PAE : PAGING_32;
 }
 
+/* A memory operand based on RSP or RBP: its segment is SS, even where segments have no base. */
+static bool stack_operand(const struct insn *i)
+{
+	return (i->flags & INSN_MEM) && i->seg == SEG_NONE && (i->base == RSP || i->base == RBP);
+}
+
 /* Walks, raising the fault; res->gpa is the byte at gva. */
 static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_result *res)
 {
@@ -42,7 +48,7 @@ static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_r
 	walk_regs_get(cpu, &regs);
 	STAT_INC(cpu->stats, walks);
 	if (regs.mode == PAGING_4LEVEL && unlikely(!gva_canonical(gva)))
-		cpu_raise_err(cpu, EXC_GP, 0);
+		cpu_raise_err(cpu, stack_operand(cpu->cur) ? EXC_SS : EXC_GP, 0);
 	if (walk(cpu->gmem, &regs, gva, access, res))
 		cpu_raise_pf(cpu, gva, res->pf_error);
 }
@@ -81,7 +87,7 @@ static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, g
 	 */
 	fill.write = res.write_ok && !(page & NPT_READONLY) &&
 		     code_word_state(gmem_code_word(cpu->gmem, fill.gfn)) == CODE_NONE;
-	if (!debug_page_watched(cpu, gva))
+	if (!debug_page_watched(cpu, gva) && ctx != TLB_ALIGN)
 		tlb_insert(&cpu->tlb, ctx, &fill);
 	if (write && (page & NPT_READONLY))
 		return NULL;

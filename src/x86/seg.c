@@ -86,10 +86,8 @@ void seg_load(struct cpu *cpu, enum seg_index s, uint16_t sel)
 			cpu_raise_gp(cpu);
 		cpu->seg[s].sel = sel;
 		cpu->seg[s].attr = s == SEG_SS ? cpu->cpl << SEG_DPL_SHIFT : 0;
-		if (s != SEG_FS && s != SEG_GS)
-			cpu->seg[s].base = 0;
-		else if (!cpu_long_mode(cpu))
-			cpu->seg[s].base = 0;
+		/* CPUID 8000_0021 EAX bit 6 says so, of FS and GS in long mode, too. */
+		cpu->seg[s].base = 0;
 		return;
 	}
 	if (!desc_read(cpu, sel, &d) || desc_is_system(&d))
@@ -287,7 +285,7 @@ static void check_rip(struct cpu *cpu, const struct code_target *t)
 
 void code_commit(struct cpu *cpu, const struct code_target *t)
 {
-	cpu->seg[SEG_CS] = t->cs;
+	cpu_set_cs(cpu, t->cs);
 	cpu->rip = t->rip;
 	if (cpu->cpl != t->cpl)
 		cpu_set_cpl(cpu, t->cpl);
@@ -668,12 +666,12 @@ void seg_syscall(struct cpu *cpu, uint64_t next_rip)
 		cpu->rip = from64 ? cpu->lstar : cpu->cstar;
 		flags_set_arith(cpu, cpu->gpr[R11] & ~cpu->sfmask);
 		cpu->rflags &= ~(uint32_t)cpu->sfmask & ~FLAG_RF;
-		cpu->seg[SEG_CS] = flat_code(sel, 0, true);
+		cpu_set_cs(cpu, flat_code(sel, 0, true));
 	} else {
 		cpu->gpr[RCX] = next_rip;
 		cpu->rip = (uint32_t)cpu->star;
 		cpu->rflags &= ~(FLAG_IF | FLAG_RF | FLAG_VM);
-		cpu->seg[SEG_CS] = flat_code(sel, 0, false);
+		cpu_set_cs(cpu, flat_code(sel, 0, false));
 	}
 	cpu->seg[SEG_SS] = flat_data(sel + 8, 0);
 	cpu_set_cpl(cpu, 0);
@@ -691,10 +689,10 @@ void seg_sysret(struct cpu *cpu, unsigned opsize)
 		if (opsize == 8) {
 			/* AMD leaves a non-canonical RIP to fault at the target; so do we. */
 			cpu->rip = cpu->gpr[RCX];
-			cpu->seg[SEG_CS] = flat_code((sel + 16) | 3, 3, true);
+			cpu_set_cs(cpu, flat_code((sel + 16) | 3, 3, true));
 		} else {
 			cpu->rip = (uint32_t)cpu->gpr[RCX];
-			cpu->seg[SEG_CS] = flat_code(sel | 3, 3, false);
+			cpu_set_cs(cpu, flat_code(sel | 3, 3, false));
 		}
 		cpu->rflags = cpu->gpr[R11] &
 			      (FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID);
@@ -702,7 +700,7 @@ void seg_sysret(struct cpu *cpu, unsigned opsize)
 	} else {
 		cpu->rip = (uint32_t)cpu->gpr[RCX];
 		cpu->rflags |= FLAG_IF;
-		cpu->seg[SEG_CS] = flat_code(sel | 3, 3, false);
+		cpu_set_cs(cpu, flat_code(sel | 3, 3, false));
 	}
 	cpu->seg[SEG_SS] = flat_data((sel + 8) | 3, 3);
 	cpu_set_cpl(cpu, 3);
@@ -718,7 +716,7 @@ void seg_sysenter(struct cpu *cpu)
 	if (cpu_real_mode(cpu) || !sel)
 		cpu_raise_gp(cpu);
 	cpu->rflags &= ~(FLAG_IF | FLAG_RF | FLAG_VM);
-	cpu->seg[SEG_CS] = flat_code(sel, 0, false);
+	cpu_set_cs(cpu, flat_code(sel, 0, false));
 	cpu->seg[SEG_SS] = flat_data(sel + 8, 0);
 	cpu->gpr[RSP] = (uint32_t)cpu->sysenter_esp;
 	cpu->rip = (uint32_t)cpu->sysenter_eip;
@@ -733,7 +731,7 @@ void seg_sysexit(struct cpu *cpu, unsigned opsize)
 		cpu_raise_ud(cpu);
 	if (cpu_real_mode(cpu) || !sel || cpu->cpl != 0)
 		cpu_raise_gp(cpu);
-	cpu->seg[SEG_CS] = flat_code((sel + 16) | 3, 3, false);
+	cpu_set_cs(cpu, flat_code((sel + 16) | 3, 3, false));
 	cpu->seg[SEG_SS] = flat_data((sel + 24) | 3, 3);
 	cpu->gpr[RSP] = (uint32_t)cpu->gpr[RCX];
 	cpu->rip = (uint32_t)cpu->gpr[RDX];

@@ -75,6 +75,15 @@ struct code_target {
 	unsigned cpl;
 };
 void code_commit(struct cpu *cpu, const struct code_target *t);
+/* Every change of CS goes through here: cached code is found by rip, so its segment must be known. */
+static inline void cpu_set_cs(struct cpu *cpu, struct seg cs)
+{
+	struct seg *cur = &cpu->seg[SEG_CS];
+
+	if (unlikely(cur->base != cs.base || cur->limit != cs.limit))
+		cpu->tlb.code_gen++;
+	*cur = cs;
+}
 void cpu_set_cpl(struct cpu *cpu, unsigned cpl);
 
 void far_jump(struct cpu *cpu, uint16_t sel, uint64_t off, unsigned opsize);

@@ -111,7 +111,9 @@ static force_inline void *operand_read(struct cpu *c, const struct insn *i, cons
 
 /*
  * With some exception unmasked. The instruction runs masked; if it raised an unmasked one, the
- * guest sees its registers unchanged and #XM.
+ * guest sees its registers unchanged and #XM. Of its flags only PE and UE may then differ from a
+ * processor's, which tells whether the result would be inexact with unbounded exponents (and DE of
+ * a dot product, which a processor stops after its first step).
  */
 static cold_path uint64_t run_unmasked(struct cpu *c, const struct insn *i, const struct vec_op *op,
 				       void *mem)

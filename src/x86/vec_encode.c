@@ -178,14 +178,35 @@ static void put_legacy(struct vec_form *form, const ZydisDecodedInstruction *zi)
 		put_byte(form, 0x3a);
 }
 
+/* Outside 64-bit mode VEX.W does not widen a general-purpose operand. */
+static bool vex_w(const ZydisDecodedInstruction *zi)
+{
+	if (zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64)
+		return zi->raw.vex.W;
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_VCVTSI2SS:
+	case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTSS2SI:
+	case ZYDIS_MNEMONIC_VCVTSD2SI:
+	case ZYDIS_MNEMONIC_VCVTTSS2SI:
+	case ZYDIS_MNEMONIC_VCVTTSD2SI:
+	case ZYDIS_MNEMONIC_VPEXTRD:
+	case ZYDIS_MNEMONIC_VPEXTRQ:
+	case ZYDIS_MNEMONIC_VPINSRD:
+	case ZYDIS_MNEMONIC_VPINSRQ:
+	case ZYDIS_MNEMONIC_VPCMPESTRI:
+	case ZYDIS_MNEMONIC_VPCMPESTRM: return false;
+	default: return zi->raw.vex.W;
+	}
+}
+
 static void put_vex(struct vec_form *form, const ZydisDecodedInstruction *zi)
 {
 	uint8_t vvvv = form->kind[SLOT_VVVV] ? HOST_VEC_VVVV : 0;
 
 	put_byte(form, 0xc4);
 	put_byte(form, 0xe0 | zi->raw.vex.m_mmmm);
-	put_byte(form,
-		 zi->raw.vex.W << 7 | (~vvvv & 0xf) << 3 | zi->raw.vex.L << 2 | zi->raw.vex.pp);
+	put_byte(form, vex_w(zi) << 7 | (~vvvv & 0xf) << 3 | zi->raw.vex.L << 2 | zi->raw.vex.pp);
 }
 
 static int put_code(struct vec_form *form, const ZydisDecodedInstruction *zi)
@@ -251,10 +272,7 @@ static bool x87_control(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_FINCSTP:
 	case ZYDIS_MNEMONIC_FDECSTP:
 	case ZYDIS_MNEMONIC_FFREE:
-	case ZYDIS_MNEMONIC_FFREEP:
-	case ZYDIS_MNEMONIC_FENI8087_NOP:
-	case ZYDIS_MNEMONIC_FDISI8087_NOP:
-	case ZYDIS_MNEMONIC_FSETPM287_NOP: return true;
+	case ZYDIS_MNEMONIC_FFREEP: return true;
 	default: return false;
 	}
 }

@@ -33,6 +33,14 @@ static bool enabled(const uint8_t *mask, unsigned elem, unsigned n)
 	return mask[elem * n + elem - 1] & 0x80;
 }
 
+static bool any_enabled(const uint8_t *mask, const struct mask_param *p)
+{
+	for (unsigned n = 0; n < p->count; n++)
+		if (enabled(mask, p->elem, n))
+			return true;
+	return false;
+}
+
 static void read_elem(struct cpu *c, const struct insn *i, gva_t a, void *p, unsigned elem)
 {
 	if (elem == 4) {
@@ -70,7 +78,8 @@ static void mask_load(struct cpu *c, const struct insn *i)
 	gva_t ea;
 
 	begin(c, i);
-	ea = insn_ea(c, i, p.elem * p.count, false);
+	/* Without any element not even the segment is looked at. */
+	ea = any_enabled(mask, &p) ? insn_ea(c, i, p.elem * p.count, false) : 0;
 	for (unsigned n = 0; n < p.count; n++)
 		if (enabled(mask, p.elem, n))
 			read_elem(c, i, ea + n * p.elem, value + n * p.elem, p.elem);
@@ -84,7 +93,7 @@ static void mask_store(struct cpu *c, const struct insn *i)
 	gva_t ea;
 
 	begin(c, i);
-	ea = insn_ea(c, i, p.elem * p.count, true);
+	ea = any_enabled(mask, &p) ? insn_ea(c, i, p.elem * p.count, true) : 0;
 	for (unsigned n = 0; n < p.count; n++)
 		if (enabled(mask, p.elem, n))
 			mem_probe_write(c, ea + n * p.elem, p.elem);

@@ -120,6 +120,12 @@ static void fnclex(struct cpu *c, const struct insn *i)
 	fx_set16(&c->vec, FX_FSW, fx_get16(&c->vec, FX_FSW) & 0x7f00);
 }
 
+/* FENI, FDISI, FSETPM of the first coprocessors: nothing, without waiting. */
+static void fnothing(struct cpu *c, const struct insn *i)
+{
+	begin(c, i);
+}
+
 static void fwait(struct cpu *c, const struct insn *i)
 {
 	c->cur = i;
@@ -381,6 +387,9 @@ bool vec_x87_decode(struct insn *insn, const ZydisDecodedInstruction *zi,
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_FNINIT: insn->exec = fninit; return true;
 	case ZYDIS_MNEMONIC_FNCLEX: insn->exec = fnclex; return true;
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP: insn->exec = fnothing; return true;
 	case ZYDIS_MNEMONIC_FWAIT: insn->exec = fwait; return true;
 	case ZYDIS_MNEMONIC_FLDCW: insn->exec = fldcw; return true;
 	case ZYDIS_MNEMONIC_FNSTCW: insn->exec = fnstcw; return true;

@@ -22,10 +22,12 @@
 #define X87_BYTES 160 /* of an FXSAVE image */
 
 /* Selectors of user mode, the same as Linux has. */
-#define USER_CS 0x33
-#define USER_SS 0x2b
+#define USER_CS	  0x33
+#define USER_SS	  0x2b
+#define USER_CS32 0x23
 
 struct diff_state {
+	bool compat;	  /* 32-bit code: only the low halves of gpr[0..7] count */
 	uint64_t gpr[16]; /* in encoding order */
 	uint64_t rip;
 	uint64_t rflags;
@@ -84,6 +86,7 @@ struct sequence {
 
 struct gen_options {
 	unsigned len;
+	bool compat;	  /* 32-bit code, in compatibility mode */
 	const char *only; /* mnemonic that every instruction should have, or NULL */
 };
 

@@ -43,7 +43,7 @@ static void gen_insn(struct rng *r, const ZydisDecoder *dec, const struct gen_op
 
 	for (;;) {
 		memset(out, 0, sizeof(*out));
-		gen_bytes(r, out->bytes, &rip_dest);
+		gen_bytes(r, opt->compat, out->bytes, &rip_dest);
 		if (ZYAN_FAILED(ZydisDecoderDecodeFull(dec, out->bytes, 15, &zi, ops)) ||
 		    !wanted(&zi, opt->only) || !gen_acceptable(&zi, ops))
 			continue;
@@ -76,6 +76,14 @@ uint32_t gen_undefined_at(const struct sequence *s, unsigned n)
 	return in[n];
 }
 
+static void gen_decoder(ZydisDecoder *dec, bool compat)
+{
+	if (compat)
+		ZydisDecoderInit(dec, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+	else
+		ZydisDecoderInit(dec, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+}
+
 void gen_sequence(struct sequence *s, uint64_t seed, const struct gen_options *opt)
 {
 	/* Not a linear function of the seed: streams of neighbours would be shifts of each other.
@@ -84,14 +92,14 @@ void gen_sequence(struct sequence *s, uint64_t seed, const struct gen_options *o
 	uint32_t in[SEQ_MAX + 1] = {0};
 	ZydisDecoder dec;
 
-	ZydisDecoderInit(&dec, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	gen_decoder(&dec, opt->compat);
 	memset(s->dropped, 0, sizeof(s->dropped));
 	s->count = MIN(opt->len, (unsigned)SEQ_MAX);
 	for (unsigned n = 0; n < s->count; n++) {
 		gen_insn(&r, &dec, opt, in[n], &s->insn[n]);
 		flow_undefined(s, n, in);
 	}
-	gen_state(&r, &s->init);
+	gen_state(&r, opt->compat, &s->init);
 }
 
 static void put_signed(uint8_t *p, int64_t v, unsigned size)

@@ -8,6 +8,7 @@
 struct out {
 	uint8_t *p;
 	unsigned n;
+	bool compat; /* 32-bit code: no REX, no RIP-relative form */
 };
 
 static void put(struct out *o, uint8_t b)
@@ -33,14 +34,14 @@ static void put_absolute(struct rng *r, struct out *o, uint8_t reg)
 
 static void put_pointer(struct rng *r, struct out *o, uint8_t reg, uint8_t *rex)
 {
-	uint8_t base = gen_pointer_regs[rng_below(r, POINTER_REGS)];
+	uint8_t base = gen_pointer_regs[rng_below(r, o->compat ? POINTER_REGS32 : POINTER_REGS)];
 	bool index = rng_chance(r, 15);
 
 	*rex = (*rex & ~3u) | (base >> 3);
 	put(o, 0x40 | reg << 3 | (index ? 4 : base & 7));
 	if (index) {
-		*rex |= 2; /* R15 */
-		put(o, rng_below(r, 4) << 6 | 7 << 3 | (base & 7));
+		*rex |= o->compat ? 0 : 2; /* RCX or R15 */
+		put(o, rng_below(r, 4) << 6 | (o->compat ? 1 : 7) << 3 | (base & 7));
 	}
 	put(o, rng_chance(r, 50) ? 0 : rng_next(r));
 }
@@ -66,7 +67,7 @@ static void put_modrm(struct rng *r, struct out *o, uint8_t *rex, uint32_t *rip_
 	} else if (form < 65) {
 		*rex &= ~3u;
 		put_absolute(r, o, reg);
-	} else if (form < 73) {
+	} else if (form < 73 && !o->compat) {
 		*rip_dest = gen_address(r);
 		put(o, reg << 3 | 5);
 		put_n(o, 0, 4);
@@ -97,15 +98,15 @@ static void put_legacy_prefixes(struct rng *r, struct out *o, bool simd)
 	}
 }
 
-static uint8_t opcode_of_map0(struct rng *r)
+static uint8_t opcode_of_map0(struct rng *r, bool compat)
 {
 	for (;;) {
 		uint8_t op = rng_next(r);
 
 		/* Prefixes, escapes, and x87, which has a share of its own. */
-		if ((op & 0xe7) == 0x26 || (op & 0xfc) == 0x64 || (op & 0xf0) == 0x40 ||
-		    op == 0x0f || op == 0xc4 || op == 0xc5 || op == 0x62 || op == 0xf0 ||
-		    op == 0xf2 || op == 0xf3 || (op & 0xf8) == 0xd8)
+		if ((op & 0xe7) == 0x26 || (op & 0xfc) == 0x64 ||
+		    ((op & 0xf0) == 0x40 && !compat) || op == 0x0f || op == 0xc4 || op == 0xc5 ||
+		    op == 0x62 || op == 0xf0 || op == 0xf2 || op == 0xf3 || (op & 0xf8) == 0xd8)
 			continue;
 		return op;
 	}
@@ -115,8 +116,10 @@ static uint8_t opcode_of_map0(struct rng *r)
 static void gen_legacy(struct rng *r, struct out *o, uint32_t *rip_dest, unsigned map)
 {
 	uint8_t tail_bytes[15], rex = rng_chance(r, map ? 35 : 50) ? 0x40 | rng_below(r, 16) : 0;
-	struct out tail = {tail_bytes, 0};
+	struct out tail = {tail_bytes, 0, o->compat};
 
+	if (o->compat)
+		rex = 0;
 	put_legacy_prefixes(r, o, map > 0);
 	if (map >= 1 && map <= 3)
 		put(&tail, 0x0f);
@@ -124,11 +127,13 @@ static void gen_legacy(struct rng *r, struct out *o, uint32_t *rip_dest, unsigne
 		put(&tail, 0x38);
 	else if (map == 3)
 		put(&tail, 0x3a);
-	put(&tail, map == 4 ? 0xd8 | rng_below(r, 8) : map ? rng_next(r) : opcode_of_map0(r));
+	put(&tail, map == 4 ? 0xd8 | rng_below(r, 8)
+		   : map    ? rng_next(r)
+			    : opcode_of_map0(r, o->compat));
 	put_modrm(r, &tail, &rex, rip_dest);
 	if (rex & 0xf)
 		rex |= 0x40;
-	if (rex)
+	if (rex && !o->compat)
 		put(o, rex);
 	for (unsigned n = 0; n < tail.n; n++)
 		put(o, tail_bytes[n]);
@@ -137,12 +142,16 @@ static void gen_legacy(struct rng *r, struct out *o, uint32_t *rip_dest, unsigne
 static void gen_vex(struct rng *r, struct out *o, uint32_t *rip_dest)
 {
 	uint8_t tail_bytes[15], rex = rng_below(r, 8);
-	struct out tail = {tail_bytes, 0};
+	struct out tail = {tail_bytes, 0, o->compat};
 	uint8_t map = 1 + rng_below(r, 3), vvvv = rng_chance(r, 30) ? 15 : rng_below(r, 16);
 	uint8_t w = rng_chance(r, 30), l = rng_chance(r, 50), pp = rng_below(r, 4);
 
+	if (o->compat)
+		vvvv |= 8;
 	put(&tail, rng_next(r));
 	put_modrm(r, &tail, &rex, rip_dest);
+	if (o->compat)
+		rex = 0;
 	if (rng_chance(r, 3))
 		put(o, 0x65);
 	if (map == 1 && !(rex & 3) && !w && rng_chance(r, 50)) {
@@ -157,9 +166,9 @@ static void gen_vex(struct rng *r, struct out *o, uint32_t *rip_dest)
 		put(o, tail_bytes[n]);
 }
 
-void gen_bytes(struct rng *r, uint8_t bytes[15], uint32_t *rip_dest)
+void gen_bytes(struct rng *r, bool compat, uint8_t bytes[15], uint32_t *rip_dest)
 {
-	struct out o = {bytes, 0};
+	struct out o = {bytes, 0, compat};
 	unsigned kind = rng_below(r, 100);
 
 	*rip_dest = 0;

@@ -79,6 +79,8 @@ static bool excluded(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_POPF:
 	case ZYDIS_MNEMONIC_POPFD:
 	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_LDS:
+	case ZYDIS_MNEMONIC_LES:
 	case ZYDIS_MNEMONIC_LFS:
 	case ZYDIS_MNEMONIC_LGS:
 	case ZYDIS_MNEMONIC_LSS:
@@ -94,6 +96,9 @@ static bool excluded(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_RDFSBASE:
 	case ZYDIS_MNEMONIC_WRFSBASE:
 	case ZYDIS_MNEMONIC_WRGSBASE:
+	/* AMD's processors have one more bit in MXCSR than the model. */
+	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
 	/* These store the last instruction's address, which not every processor keeps. */
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV: return true;
@@ -130,6 +135,7 @@ static bool has_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOper
 static bool vendor_specific(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
 {
 	bool memory = has_memory(zi, ops);
+	bool wide_vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && zi->raw.vex.W;
 
 	/* The register forms of PREFETCH. */
 	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && !memory)
@@ -141,6 +147,13 @@ static bool vendor_specific(const ZydisDecodedInstruction *zi, const ZydisDecode
 	/* Is the upper half of a register zeroed that is not written because it differs? */
 	case ZYDIS_MNEMONIC_CMPXCHG: return !memory && zi->operand_width == 32;
 	/* Results, not just flags, are undefined for 16-bit operands. */
+	case ZYDIS_MNEMONIC_VPEXTRD:
+	case ZYDIS_MNEMONIC_VPINSRD: /* W without 64-bit registers: ignored or invalid */
+		return wide_vex && zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+	case ZYDIS_MNEMONIC_LOOPE:
+	case ZYDIS_MNEMONIC_LOOPNE: /* REP prefixes replace the condition */
+		return zi->raw.prefix_count > 0;
+	case ZYDIS_MNEMONIC_MOVSXD: /* 16 or 32 bits read */
 	case ZYDIS_MNEMONIC_BSWAP:
 	case ZYDIS_MNEMONIC_SHLD:
 	case ZYDIS_MNEMONIC_SHRD: return zi->operand_width == 16;
@@ -150,13 +163,19 @@ static bool vendor_specific(const ZydisDecodedInstruction *zi, const ZydisDecode
 
 bool gen_acceptable(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
 {
+	bool compat = zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+
 	if (!in_model(zi->meta.isa_set) || excluded(zi->mnemonic) || !branch_ok(zi, ops))
 		return false;
 	for (unsigned n = 0; n < zi->operand_count; n++) {
 		if (is_segment(&ops[n]) && (ops[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			return false;
+		/* FS is the C library's; how much a pushed selector writes depends on the vendor.
+		 */
 		if (ops[n].type == ZYDIS_OPERAND_TYPE_MEMORY &&
 		    ops[n].mem.segment == ZYDIS_REGISTER_FS)
+			return false;
+		if (compat && is_segment(&ops[n]) && zi->mnemonic == ZYDIS_MNEMONIC_PUSH)
 			return false;
 	}
 	return !vendor_specific(zi, ops);

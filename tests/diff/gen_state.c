@@ -8,15 +8,15 @@ uint64_t gen_address(struct rng *r)
 {
 	unsigned where = rng_below(r, 100);
 
-	if (where < 70)
+	if (where < 80)
 		return DATA_BASE + (rng_below(r, DATA_SIZE - 64) & ~63u);
-	if (where < 85)
-		return DATA_BASE + rng_below(r, DATA_SIZE - 64);
 	if (where < 90)
-		return DATA_BASE + PAGE_SIZE - rng_below(r, 64);
+		return DATA_BASE + rng_below(r, DATA_SIZE - 64);
 	if (where < 94)
-		return DATA_BASE + DATA_SIZE - rng_below(r, 64);
+		return DATA_BASE + PAGE_SIZE - rng_below(r, 64);
 	if (where < 96)
+		return DATA_BASE + DATA_SIZE - rng_below(r, 64);
+	if (where < 97)
 		return DATA_BASE - rng_below(r, 16);
 	if (where < 98)
 		return RO_BASE + rng_below(r, RO_SIZE);
@@ -127,8 +127,9 @@ static void gen_x87(struct rng *r, uint8_t *fx)
 	}
 }
 
-void gen_state(struct rng *r, struct diff_state *st)
+void gen_state(struct rng *r, bool compat, struct diff_state *st)
 {
+	st->compat = compat;
 	for (unsigned n = 0; n < 16; n++)
 		st->gpr[n] = corner_value(r);
 	if (rng_chance(r, 60))
@@ -138,6 +139,8 @@ void gen_state(struct rng *r, struct diff_state *st)
 			st->gpr[gen_pointer_regs[n]] = gen_address(r);
 	st->gpr[4] = DATA_BASE + 2048 + (rng_below(r, 2048) & ~7u);
 	st->gpr[SMALL_REG] = rng_below(r, 16);
+	for (unsigned n = 0; compat && n < 16; n++)
+		st->gpr[n] = (uint32_t)st->gpr[n];
 	st->rip = CODE_BASE;
 	st->rflags = (rng_next(r) & FLAGS_ARITH) | FLAG_ONE | FLAG_IF;
 	if (rng_chance(r, 10))

@@ -180,9 +180,10 @@ void guest_destroy(struct guest *g)
 	rcu_thread_exit();
 }
 
-static void load_system(struct cpu *c)
+static void load_system(struct cpu *c, bool compat)
 {
-	const uint16_t code = SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_A | SEG_L | SEG_DPL;
+	const uint16_t code =
+		SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_A | SEG_DPL | (compat ? SEG_DB : SEG_L);
 	const uint16_t data = SEG_P | SEG_S | SEG_RW | SEG_A | SEG_DB | SEG_DPL;
 
 	c->cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_WP | CR0_MP | CR0_ET;
@@ -192,8 +193,11 @@ static void load_system(struct cpu *c)
 	c->xcr0 = 7;
 	for (unsigned s = 0; s < SEG_NONE; s++)
 		c->seg[s] = (struct seg){0};
-	c->seg[SEG_CS] = (struct seg){.sel = USER_CS, .limit = ~0u, .attr = code | SEG_G};
+	c->seg[SEG_CS] = (struct seg){
+		.sel = compat ? USER_CS32 : USER_CS, .limit = ~0u, .attr = code | SEG_G};
 	c->seg[SEG_SS] = (struct seg){.sel = USER_SS, .limit = ~0u, .attr = data | SEG_G};
+	if (compat)
+		c->seg[SEG_DS] = c->seg[SEG_ES] = c->seg[SEG_SS];
 	c->seg[SEG_GS].base = GS_BASE;
 	c->seg[SEG_TR] =
 		(struct seg){.sel = 0x40, .base = TSS_VA, .limit = 0x67, .attr = SEG_P | 0xb};
@@ -209,7 +213,7 @@ static void load_state(struct guest *g, const struct diff_state *init)
 	struct cpu *c = g->cpu;
 	const uint32_t mxcsr = 0x1f80;
 
-	load_system(c);
+	load_system(c, init->compat);
 	memcpy(c->gpr, init->gpr, sizeof(init->gpr));
 	c->rip = CODE_BASE;
 	c->rflags = init->rflags & (FLAG_IF | FLAG_DF);
@@ -253,7 +257,7 @@ int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *cod
 	do {
 		why = interp_run(g->interp, MAX_INSNS, false);
 		rcu_quiescent();
-	} while (why == INTERP_YIELD);
+	} while (why == INTERP_YIELD || why == INTERP_PAUSE);
 	if (why != INTERP_HALT || c->rip < HLT_VA)
 		return -EIO;
 	memcpy(res->st.gpr, c->gpr, sizeof(res->st.gpr));

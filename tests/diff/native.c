@@ -29,7 +29,7 @@ struct native_regs {
 _Static_assert(offsetof(struct native_regs, gpr) == 1024, "native_enter.S");
 _Static_assert(offsetof(struct native_regs, rflags) == 1024 + 136, "native_enter.S");
 
-_Noreturn void native_enter(const struct native_regs *regs);
+_Noreturn void native_enter(const struct native_regs *regs, bool compat);
 
 /* A signal handler has no argument of ours: the process's one native side. */
 static struct native_side {
@@ -84,6 +84,16 @@ static void on_signal(int sig, siginfo_t *info, void *arg)
 	siglongjmp(side.back, 1);
 }
 
+/* A sanitizer's shadow memory is at addresses that the code under test must find unmapped. */
+static bool sanitized(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return true;
+#else
+	return false;
+#endif
+}
+
 static bool host_has_avx(void)
 {
 	unsigned a, b, c, d;
@@ -128,7 +138,7 @@ int native_init(void)
 	stack_t ss = {.ss_sp = side.stack, .ss_size = sizeof(side.stack)};
 	int err;
 
-	if (!host_has_avx())
+	if (sanitized() || !host_has_avx())
 		return -ENOTSUP;
 	err = map_all();
 	if (err)
@@ -167,8 +177,9 @@ void native_run(const struct diff_state *init, const uint8_t *code, size_t len,
 	memcpy((void *)DATA_BASE, init->data, DATA_SIZE);
 	load_regs(&side.regs, init);
 	side.res = res;
+	res->st.compat = init->compat;
 	if (!sigsetjmp(side.back, 1))
-		native_enter(&side.regs);
+		native_enter(&side.regs, init->compat);
 	side.res = NULL;
 	memcpy(res->st.data, (void *)DATA_BASE, DATA_SIZE);
 }

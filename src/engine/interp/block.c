@@ -328,11 +328,17 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	const struct itlb_entry *e;
 	struct block *b;
 	gpa_t gpa;
-	bool ram;
+	bool ram, near_limit = false;
 
 	STAT_INC(cpu->stats, jump_misses);
-	if (!cpu_code64(cpu) && rip > cpu->seg[SEG_CS].limit)
-		cpu_raise_gp(cpu);
+	if (!cpu_code64(cpu)) {
+		if (rip > cpu->seg[SEG_CS].limit)
+			cpu_raise_gp(cpu);
+		/* Within a block's length of the limit, each instruction is held against it. */
+		near_limit = cpu->seg[SEG_CS].limit - rip < BLOCK_MAX_INSNS * INSN_MAX_BYTES;
+		if (near_limit)
+			key |= BLOCK_SINGLE;
+	}
 	s.linear = code_linear(cpu, rip);
 	e = mem_fetch(cpu, s.linear);
 	ram = e != NULL;
@@ -344,7 +350,9 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 			break;
 	if (!b)
 		b = build(bc, &s, key);
-	if (b != bc->once) {
+	if (near_limit && rip + b->bytes - 1 > cpu->seg[SEG_CS].limit)
+		cpu_raise_gp(cpu);
+	if (b != bc->once && !near_limit) {
 		struct jump_entry *j = &bc->jump[(rip ^ rip >> 12) & (JUMP_CACHE - 1)];
 
 		j->rip = rip;

@@ -94,6 +94,12 @@ static void set_mem(struct dec *d, const ZydisDecodedOperand *o)
 	i->base = gpr_offset(o->mem.base) / 8;
 	i->index = gpr_offset(o->mem.index) / 8;
 	i->scale = o->mem.scale == 8 ? 3 : o->mem.scale == 4 ? 2 : o->mem.scale == 2 ? 1 : 0;
+	/* Zydis 4.0 takes R13D for the base where REX.B does not matter: there is only a displacement. */
+	if (d->zi->address_width == 32 && d->zi->raw.modrm.mod == 0 && d->zi->raw.sib.offset &&
+	    (d->zi->raw.sib.base & 7) == 5) {
+		i->base = REG_ZERO;
+		i->disp = d->zi->raw.disp.value;
+	}
 	if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP) {
 		i->base = REG_PC;
 		i->disp += i->off + i->len;
@@ -268,8 +274,8 @@ static exec_fn *dec_mov(struct dec *d)
 
 		i->size = size_code(a->size);
 		i->imm = m->mem.disp.value;
-		if (d->zi->address_width == 32)
-			i->imm = (uint32_t)i->imm;
+		if (d->zi->address_width != 64)
+			i->imm &= d->zi->address_width == 32 ? 0xffffffff : 0xffff;
 		i->seg = i->mode == 8 && seg != SEG_FS && seg != SEG_GS ? SEG_NONE : seg;
 		return is_mem(a) ? op_mov_moffs_store : op_mov_moffs_load;
 	}
@@ -439,6 +445,7 @@ static exec_fn *dec_io(struct dec *d, unsigned data, unsigned port, exec_fn *fn)
 static exec_fn *dec_string(struct dec *d)
 {
 	struct insn *i = d->i;
+	bool legacy = i->mode != 8; /* 64-bit mode ignores the other segment prefixes */
 
 	i->size = d->zi->opcode & 1 ? size_code(d->zi->operand_width) : 0;
 	/* Port strings have no 64-bit form. */
@@ -449,10 +456,10 @@ static exec_fn *dec_string(struct dec *d)
 		switch (d->zi->raw.prefixes[n].value) {
 		case 0xf3: i->flags = (i->flags & ~INSN_REPNE) | INSN_REP; break;
 		case 0xf2: i->flags = (i->flags & ~INSN_REP) | INSN_REPNE; break;
-		case 0x26: i->seg = SEG_ES; break;
-		case 0x2e: i->seg = SEG_CS; break;
-		case 0x36: i->seg = SEG_SS; break;
-		case 0x3e: i->seg = SEG_DS; break;
+		case 0x26: i->seg = legacy ? SEG_ES : i->seg; break;
+		case 0x2e: i->seg = legacy ? SEG_CS : i->seg; break;
+		case 0x36: i->seg = legacy ? SEG_SS : i->seg; break;
+		case 0x3e: i->seg = legacy ? SEG_DS : i->seg; break;
 		case 0x64: i->seg = SEG_FS; break;
 		case 0x65: i->seg = SEG_GS; break;
 		}

@@ -148,7 +148,8 @@ static bool debug_traps(struct cpu *c)
 /* A code breakpoint is a fault before the instruction; RF holds it off once. */
 static void code_breakpoint(struct cpu *c)
 {
-	uint32_t bits = debug_code_match(c, c->seg[SEG_CS].base + c->rip);
+	gva_t rip = cpu_code64(c) ? c->rip : (uint32_t)(c->seg[SEG_CS].base + c->rip);
+	uint32_t bits = debug_code_match(c, rip);
 
 	if (bits && !(c->rflags & FLAG_RF))
 		exc_debug_trap(c, bits);
@@ -217,6 +218,10 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 			if (c->event & CPU_EVENT_HALT) {
 				c->event &= ~CPU_EVENT_HALT;
 				return INTERP_HALT;
+			}
+			if (c->event & CPU_EVENT_PAUSE) {
+				c->event &= ~CPU_EVENT_PAUSE;
+				return INTERP_PAUSE;
 			}
 			if (c->event & CPU_EVENT_YIELD) {
 				c->event &= ~CPU_EVENT_YIELD;

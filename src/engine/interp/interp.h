@@ -12,7 +12,8 @@ struct interp;
 enum interp_exit {
 	INTERP_BUDGET,	  /* about max_insns instructions were run */
 	INTERP_REQUEST,	  /* *requests became non-zero */
-	INTERP_YIELD,	  /* an instruction asked for a safepoint (PAUSE, MMIO, own code written) */
+	INTERP_YIELD,	  /* an instruction asked for a safepoint (MMIO, code written, window) */
+	INTERP_PAUSE,	  /* PAUSE was executed */
 	INTERP_HALT,	  /* HLT; rip is behind it */
 	INTERP_SHUTDOWN,  /* triple fault */
 	INTERP_EXCEPTION, /* stop_on_exception: cpu->exc was raised at rip and not delivered */

@@ -25,6 +25,8 @@ static void vcpu_fini(struct vcpu *v)
 static enum vm_exit run(struct vcpu *v)
 {
 	switch (interp_run(v->engine_data, SLICE, false)) {
+	case INTERP_BUDGET: return VM_EXIT_SLICE;
+	case INTERP_PAUSE: return VM_EXIT_PAUSE;
 	case INTERP_HALT: return VM_EXIT_HALT;
 	case INTERP_SHUTDOWN: return VM_EXIT_SHUTDOWN;
 	default: return VM_EXIT_SAFEPOINT;

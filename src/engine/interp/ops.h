@@ -141,6 +141,30 @@ static inline uint64_t next_rip(const struct cpu *c, const struct insn *i)
 	return i->mode == 8 ? rip : i->mode == 4 ? (uint32_t)rip : (uint16_t)rip;
 }
 
+/* --- the 64-bit stack: a non-canonical address is #SS, not #GP ------------------------------ */
+
+void stack_write_slow(struct cpu *c, const struct insn *i, gva_t a, uint64_t v);
+uint64_t stack_read_slow(struct cpu *c, const struct insn *i, gva_t a);
+
+static force_inline void push64(struct cpu *c, const struct insn *i, uint64_t v)
+{
+	gva_t a = c->gpr[RSP] - 8;
+	void *p = mem_fast_write(c, a, 8);
+
+	if (likely(p))
+		*(volatile uint64_t *)p = v;
+	else
+		stack_write_slow(c, i, a, v);
+	c->gpr[RSP] = a;
+}
+
+static force_inline uint64_t stack_read64(struct cpu *c, const struct insn *i, gva_t a)
+{
+	void *p = mem_fast_read(c, a, 8);
+
+	return likely(p) ? *(volatile uint64_t *)p : stack_read_slow(c, i, a);
+}
+
 /* --- flags -------------------------------------------------------------------------------- */
 
 /* Result and carry-out vector of an addition or subtraction of the given width. */

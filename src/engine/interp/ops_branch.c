@@ -111,8 +111,7 @@ OP(op_call64)
 {
 	uint64_t next = c->gpr[REG_PC] + i->off + i->len;
 
-	mem_write64(c, i, c->gpr[RSP] - 8, next);
-	c->gpr[RSP] -= 8;
+	push64(c, i, next);
 	c->rip = next + i->imm;
 }
 
@@ -145,8 +144,7 @@ OP(op_call_ind)
 	if (i->mode == 8 ? !gva_canonical(rip) : rip > c->seg[SEG_CS].limit)
 		cpu_raise_gp(c);
 	if (i->mode == 8 && i->size == 3) {
-		mem_write64(c, i, c->gpr[RSP] - 8, next_rip(c, i));
-		c->gpr[RSP] -= 8;
+		push64(c, i, next_rip(c, i));
 	} else {
 		push(c, i, next_rip(c, i), 1u << i->size);
 	}
@@ -155,7 +153,7 @@ OP(op_call_ind)
 
 OP(op_ret64)
 {
-	uint64_t rip = mem_read64(c, i, c->gpr[RSP]);
+	uint64_t rip = stack_read64(c, i, c->gpr[RSP]);
 
 	branch_to(c, i, rip);
 	c->gpr[RSP] += 8 + i->imm;
@@ -205,23 +203,40 @@ OP(op_loop)
 
 /* --- stack -------------------------------------------------------------------------------- */
 
+static void check_stack_address(struct cpu *c, const struct insn *i, gva_t a)
+{
+	c->cur = i;
+	if (!gva_canonical(a) || !gva_canonical(a + 7))
+		cpu_raise_err(c, EXC_SS, 0);
+}
+
+void stack_write_slow(struct cpu *c, const struct insn *i, gva_t a, uint64_t v)
+{
+	check_stack_address(c, i, a);
+	mem_write_slow(c, a, v, 8);
+}
+
+uint64_t stack_read_slow(struct cpu *c, const struct insn *i, gva_t a)
+{
+	check_stack_address(c, i, a);
+	return mem_read_slow(c, a, 8);
+}
+
 OP(op_push_r64)
 {
-	mem_write64(c, i, c->gpr[RSP] - 8, R64(c, i->dst));
-	c->gpr[RSP] -= 8;
+	push64(c, i, R64(c, i->dst));
 	NEXT_STORED(c, i);
 }
 
 OP(op_push_i64)
 {
-	mem_write64(c, i, c->gpr[RSP] - 8, i->imm);
-	c->gpr[RSP] -= 8;
+	push64(c, i, i->imm);
 	NEXT_STORED(c, i);
 }
 
 OP(op_pop_r64)
 {
-	uint64_t v = mem_read64(c, i, c->gpr[RSP]);
+	uint64_t v = stack_read64(c, i, c->gpr[RSP]);
 
 	c->gpr[RSP] += 8;
 	R64(c, i->dst) = v;
@@ -349,8 +364,7 @@ OP(op_enter)
 		stack_push(&st, frame, size);
 	st.sp = (st.sp & ~st.mask) | ((st.sp - i->imm) & st.mask);
 	/* The new top of stack must be writable (SDM volume 2, ENTER). */
-	if (st.mask == ~0ull)
-		mem_probe_write(c, st.sp, 1);
+	mem_probe_write(c, seg_linear(c, SEG_SS, st.sp & st.mask, 1, true), 1);
 	stack_commit(&st);
 	if (i->mode == 8)
 		c->gpr[RBP] = i->size == 1 ? (c->gpr[RBP] & ~0xffffull) | (uint16_t)frame : frame;
@@ -361,7 +375,7 @@ OP(op_enter)
 
 OP(op_leave64)
 {
-	uint64_t v = mem_read64(c, i, c->gpr[RBP]);
+	uint64_t v = stack_read64(c, i, c->gpr[RBP]);
 
 	c->gpr[RSP] = c->gpr[RBP] + 8;
 	c->gpr[RBP] = v;

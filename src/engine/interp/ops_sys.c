@@ -71,8 +71,7 @@ OP(op_pushf)
 	struct stack st;
 
 	if (likely(i->mode == 8 && i->size == 3)) {
-		mem_write64(c, i, c->gpr[RSP] - 8, f);
-		c->gpr[RSP] -= 8;
+		push64(c, i, f);
 		NEXT_STORED(c, i);
 	}
 	c->cur = i;
@@ -719,10 +718,9 @@ OP(op_rdseed)
 	NEXT(c, i);
 }
 
-/* A spinning guest gives others a chance: the run loop looks at its requests. */
 OP(op_pause)
 {
-	c->event |= CPU_EVENT_YIELD;
+	c->event |= CPU_EVENT_PAUSE;
 	END_BLOCK(c, i);
 }
 

@@ -1,0 +1,322 @@
+/* The software TLB: address space numbers, global pages, page flushes and their reach. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "mmu/tlb.h"
+
+#define LOW  0x0000000000401000ull
+#define HIGH 0xffffffff81000000ull
+#define HOST 0x7f0000000000ull
+
+static int setup(void **state)
+{
+	struct tlb *tlb = aligned_alloc(64, ALIGN_UP(sizeof(*tlb), 64));
+
+	memset(tlb, 0, sizeof(*tlb));
+	tlb_init(tlb);
+	*state = tlb;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	free(*state);
+	return 0;
+}
+
+static struct tlb_fill fill_of(gva_t gva)
+{
+	return (struct tlb_fill){
+		.gva = gva,
+		.hva = HOST + (gva & 0xffffff),
+		.gfn = (gva & 0xffffff) >> PAGE_SHIFT,
+		.write = true,
+		.page_size = PAGE_SIZE,
+	};
+}
+
+static void insert(struct tlb *tlb, gva_t gva, bool global)
+{
+	struct tlb_fill f = fill_of(gva);
+
+	f.global = global;
+	tlb_insert(tlb, TLB_SUPER, &f);
+}
+
+static bool hit(struct tlb *tlb, gva_t gva)
+{
+	struct tlb_entry *e = &tlb->e[TLB_SUPER][(gva >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+
+	if (e->rtag != tlb_tag(tlb, gva))
+		return false;
+	assert_int_equal(gva + e->addend, HOST + (gva & 0xffffff));
+	return true;
+}
+
+static bool write_hit(struct tlb *tlb, gva_t gva)
+{
+	return tlb->e[TLB_SUPER][(gva >> PAGE_SHIFT) & (TLB_SIZE - 1)].wtag == tlb_tag(tlb, gva);
+}
+
+static void test_insert_and_contexts(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(LOW + 0x123);
+
+	assert_false(hit(tlb, LOW));
+	f.write = false;
+	tlb_insert(tlb, TLB_SUPER, &f);
+	assert_true(hit(tlb, LOW));
+	assert_false(write_hit(tlb, LOW));
+	f.write = true;
+	tlb_insert(tlb, TLB_SUPER, &f);
+	assert_true(write_hit(tlb, LOW));
+	/* Other contexts, and the page with the same index, know nothing of it. */
+	assert_int_not_equal(tlb->e[TLB_USER][(LOW >> PAGE_SHIFT) & (TLB_SIZE - 1)].rtag,
+			     tlb_tag(tlb, LOW));
+	assert_false(hit(tlb, LOW + TLB_SIZE * PAGE_SIZE));
+}
+
+static void test_flush_page(void **state)
+{
+	struct tlb *tlb = *state;
+	uint64_t gen;
+
+	insert(tlb, LOW, false);
+	insert(tlb, LOW + PAGE_SIZE, false);
+	insert(tlb, HIGH, true);
+	gen = tlb->code_gen;
+	tlb_flush_page(tlb, LOW + 0xfff);
+	assert_false(hit(tlb, LOW));
+	assert_true(hit(tlb, LOW + PAGE_SIZE));
+	assert_true(hit(tlb, HIGH));
+	assert_int_equal(tlb->code_gen, gen);
+	tlb_flush_page(tlb, HIGH);
+	assert_false(hit(tlb, HIGH));
+	/* The last page of the address space, whose tag comes nearest to "invalid". */
+	insert(tlb, 0xfffffffffffff000ull, false);
+	assert_true(hit(tlb, 0xfffffffffffff000ull));
+	tlb_flush_page(tlb, ~0ull);
+	assert_false(hit(tlb, 0xfffffffffffff000ull));
+}
+
+static void test_flush_page_reaches_other_address_spaces(void **state)
+{
+	struct tlb *tlb = *state;
+
+	tlb_switch(tlb, 1, false);
+	insert(tlb, LOW, false);
+	tlb_switch(tlb, 2, false);
+	tlb_flush_page(tlb, LOW);
+	tlb_switch(tlb, 1, true);
+	assert_false(hit(tlb, LOW));
+}
+
+static void test_large_pages(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(LOW);
+
+	insert(tlb, HIGH, true);
+	f.page_size = MIB(2);
+	tlb_insert(tlb, TLB_SUPER, &f);
+	f = fill_of(LOW + 5 * PAGE_SIZE);
+	f.page_size = MIB(2);
+	tlb_insert(tlb, TLB_SUPER, &f);
+	/* INVLPG of any address in the large page drops all of it ... */
+	tlb_flush_page(tlb, (LOW & ~(MIB(2) - 1)) + MIB(2) - 1);
+	assert_false(hit(tlb, LOW));
+	assert_false(hit(tlb, LOW + 5 * PAGE_SIZE));
+	/* ... and the flush forgot the range. */
+	insert(tlb, LOW, false);
+	tlb_flush_page(tlb, LOW + PAGE_SIZE);
+	assert_true(hit(tlb, LOW));
+	/* A large page in the upper half does not widen the lower half's range. */
+	f = fill_of(HIGH);
+	f.global = true;
+	f.page_size = GIB(1);
+	tlb_insert(tlb, TLB_SUPER, &f);
+	tlb_flush_page(tlb, LOW + PAGE_SIZE);
+	assert_true(hit(tlb, LOW));
+	tlb_flush_page(tlb, HIGH & ~(GIB(1) - 1));
+	assert_false(hit(tlb, HIGH));
+}
+
+static void test_switch_without_pcid(void **state)
+{
+	struct tlb *tlb = *state;
+
+	insert(tlb, LOW, false);
+	insert(tlb, HIGH, true);
+	tlb_switch(tlb, 0, false);
+	assert_false(hit(tlb, LOW));
+	assert_true(hit(tlb, HIGH));
+	/* A page of the upper half that is not global goes, and may take its neighbours along. */
+	insert(tlb, HIGH + PAGE_SIZE, false);
+	tlb_switch(tlb, 0, false);
+	assert_false(hit(tlb, HIGH + PAGE_SIZE));
+	insert(tlb, HIGH, true);
+	tlb_switch(tlb, 0, false);
+	assert_true(hit(tlb, HIGH));
+}
+
+static void test_pcid_switching(void **state)
+{
+	struct tlb *tlb = *state;
+
+	tlb_switch(tlb, 5, false);
+	insert(tlb, LOW, false);
+	tlb_switch(tlb, 6, false);
+	assert_false(hit(tlb, LOW));
+	insert(tlb, LOW + PAGE_SIZE, false);
+	tlb_switch(tlb, 5, true);
+	assert_true(hit(tlb, LOW));
+	assert_false(hit(tlb, LOW + PAGE_SIZE));
+	tlb_switch(tlb, 6, true);
+	assert_false(hit(tlb, LOW));
+	assert_true(hit(tlb, LOW + PAGE_SIZE));
+	/* Without the no-flush bit the space is emptied. */
+	tlb_switch(tlb, 5, false);
+	assert_false(hit(tlb, LOW));
+	/* A non-global page of the upper half belongs to one space only. */
+	insert(tlb, HIGH, false);
+	tlb_switch(tlb, 6, true);
+	assert_false(hit(tlb, HIGH));
+}
+
+static void test_flush_pcid(void **state)
+{
+	struct tlb *tlb = *state;
+
+	tlb_switch(tlb, 5, false);
+	insert(tlb, LOW, false);
+	tlb_switch(tlb, 6, false);
+	insert(tlb, LOW + PAGE_SIZE, false);
+	insert(tlb, HIGH, true);
+	tlb_flush_pcid(tlb, 5);
+	assert_true(hit(tlb, LOW + PAGE_SIZE));
+	assert_true(hit(tlb, HIGH));
+	tlb_flush_pcid(tlb, 6);
+	assert_false(hit(tlb, LOW + PAGE_SIZE));
+	assert_true(hit(tlb, HIGH));
+	tlb_switch(tlb, 5, true);
+	assert_false(hit(tlb, LOW));
+}
+
+static void test_flush_all(void **state)
+{
+	struct tlb *tlb = *state;
+	uint64_t gen = tlb->code_gen;
+
+	tlb_switch(tlb, 5, false);
+	insert(tlb, LOW, false);
+	insert(tlb, HIGH, true);
+	tlb_switch(tlb, 6, false);
+	tlb_flush_all(tlb);
+	assert_false(hit(tlb, HIGH));
+	assert_int_not_equal(tlb->code_gen, gen);
+	tlb_switch(tlb, 5, true);
+	assert_false(hit(tlb, LOW));
+}
+
+/* Numbers run out and are given out again: no entry of their first use may come back to life. */
+static void test_numbers_wrap(void **state)
+{
+	struct tlb *tlb = *state;
+
+	for (unsigned n = 0; n < 3 * TLB_MAX_ASID; n++) {
+		gva_t page = LOW + (n % TLB_SIZE) * PAGE_SIZE;
+
+		tlb_switch(tlb, n % 7, false);
+		assert_false(hit(tlb, page));
+		insert(tlb, page, false);
+		assert_true(hit(tlb, page));
+		assert_true(tlb->tag[0] && tlb->tag[0] <= TLB_MAX_ASID);
+		assert_true(tlb->tag[1] && tlb->tag[1] <= TLB_MAX_ASID);
+		assert_int_not_equal(tlb->tag[0], tlb->tag[1]);
+	}
+	/* A space that was numbered before the wrap is unknown after it. */
+	tlb_switch(tlb, 9, false);
+	insert(tlb, LOW, false);
+	for (unsigned n = 0; n < TLB_MAX_ASID + 2; n++)
+		tlb_switch(tlb, 1, false);
+	tlb_switch(tlb, 9, true);
+	assert_false(hit(tlb, LOW));
+}
+
+static void test_protect_gfn(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(LOW);
+
+	tlb_switch(tlb, 5, false);
+	insert(tlb, LOW, false);
+	/* The same frame under another address, context and address space. */
+	tlb_switch(tlb, 6, false);
+	f.gva = HIGH;
+	f.gfn = (LOW & 0xffffff) >> PAGE_SHIFT;
+	f.global = true;
+	tlb_insert(tlb, TLB_USER, &f);
+	insert(tlb, LOW + PAGE_SIZE, false);
+	tlb_protect_gfn(tlb, f.gfn);
+	assert_true(write_hit(tlb, LOW + PAGE_SIZE));
+	assert_int_equal(tlb->e[TLB_USER][(HIGH >> PAGE_SHIFT) & (TLB_SIZE - 1)].wtag, TLB_INVALID);
+	tlb_switch(tlb, 5, true);
+	assert_true(hit(tlb, LOW));
+	assert_false(write_hit(tlb, LOW));
+}
+
+static void test_fetch(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(LOW);
+	const struct itlb_entry *e;
+	uint64_t gen;
+
+	assert_null(tlb_fetch_lookup(tlb, LOW, false));
+	tlb_fetch_insert(tlb, false, &f);
+	e = tlb_fetch_lookup(tlb, LOW + 0x7ff, false);
+	assert_non_null(e);
+	assert_int_equal(e->hva, f.hva & PAGE_MASK);
+	assert_int_equal(e->gfn, f.gfn);
+	/* Rights were checked for one privilege level. */
+	assert_null(tlb_fetch_lookup(tlb, LOW, true));
+
+	/* A flush of a page that was fetched from tells the holders of cached code. */
+	gen = tlb->code_gen;
+	tlb_flush_page(tlb, LOW);
+	assert_null(tlb_fetch_lookup(tlb, LOW, false));
+	assert_int_not_equal(tlb->code_gen, gen);
+
+	/* Also if its entry was evicted meanwhile by another page. */
+	tlb_fetch_insert(tlb, false, &f);
+	f = fill_of(LOW + ITLB_SIZE * PAGE_SIZE);
+	tlb_fetch_insert(tlb, false, &f);
+	gen = tlb->code_gen;
+	tlb_flush_page(tlb, LOW);
+	assert_int_not_equal(tlb->code_gen, gen);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_insert_and_contexts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_flush_page, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_flush_page_reaches_other_address_spaces, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_large_pages, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_switch_without_pcid, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pcid_switching, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_flush_pcid, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_flush_all, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_numbers_wrap, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_protect_gfn, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_fetch, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
