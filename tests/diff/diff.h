@@ -55,6 +55,8 @@ void native_run(const struct diff_state *init, const uint8_t *code, size_t len,
 /* --- guest.c --------------------------------------------------------------------------------- */
 
 struct guest;
+/* Blocks translated so far. */
+uint64_t guest_translated(const struct guest *g);
 /* translate: run everything through the binary translator. */
 int guest_create(struct guest **out, bool translate);
 void guest_destroy(struct guest *g);

@@ -174,8 +174,11 @@ static bool run_all(struct run *r)
 		}
 		report_line(r, &s, r->seed + n);
 	}
-	printf("%lu sequences of %u instructions, %lu ended in a fault\n", r->count, r->gen.len,
-	       faults);
+	printf("%lu sequences of %u instructions, %lu ended in a fault, %lu blocks translated\n",
+	       r->count, r->gen.len, faults, guest_translated(r->guest));
+	/* A translator that translates nothing would pass. */
+	if (r->bt && guest_translated(r->guest) < r->count)
+		return false;
 	return ok;
 }
 

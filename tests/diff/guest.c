@@ -150,6 +150,11 @@ static int build_cpu(struct guest *g, bool translate)
 	return err ? err : interp_create(&g->interp, g->cpu, &cfg);
 }
 
+uint64_t guest_translated(const struct guest *g)
+{
+	return g->stats.blocks_compiled;
+}
+
 int guest_create(struct guest **out, bool translate)
 {
 	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
