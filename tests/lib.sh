@@ -66,11 +66,13 @@ nv_packages()
 # nv_build PRESET [TARGET...]
 nv_build()
 {
-	local preset=$1
+	local preset=$1 quiet=--quiet
 
 	shift
+	[ ! -t 2 ] || quiet= # a terminal gets ninja's own progress, on one line
 	nv_say "building $preset"
-	cmake --preset "$preset" >/dev/null && ninja -C "build/$preset" -j "$NV_JOBS" "$@" >&2
+	cmake --preset "$preset" >/dev/null &&
+		ninja $quiet -C "build/$preset" -j "$NV_JOBS" "$@" >&2
 }
 
 # Debian's cloud kernel, unpacked but not installed. Sets NV_KERNEL and NV_MODULES.

@@ -13,7 +13,7 @@ modules="virtio_pci virtio_blk virtio_net virtio_rng button evdev pvpanic_mmio"
 nv_kernel
 mkdir -p "$out"
 # shellcheck disable=SC2086
-tests/boot/mkinitrd.sh "$out/initrd" tests/boot/init "$NV_MODULES" $modules || exit 3
+tests/mkinitrd.sh "$out/initrd" tests/boot/init "$NV_MODULES" $modules || exit 3
 status=0
 python3 tests/boot/boot.py "$numavisor" "$NV_KERNEL" "$out/initrd" "$out/logs" "$@" || status=1
 if [ $# = 0 ]; then

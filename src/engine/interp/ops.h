@@ -204,11 +204,11 @@ static force_inline bool cond_test(const struct cpu *c, unsigned cc)
 	case COND_O: r = flag_of(c); break;
 	case COND_B: r = flag_cf(c); break;
 	case COND_Z: r = flag_zf(c); break;
-	case COND_BE: r = flag_cf(c) | flag_zf(c); break;
+	case COND_BE: r = (int)flag_cf(c) | (int)flag_zf(c); break;
 	case COND_S: r = flag_sf(c); break;
 	case COND_P: r = flag_pf(c); break;
 	case COND_L: r = flag_sf(c) ^ flag_of(c); break;
-	default: r = flag_zf(c) | (flag_sf(c) ^ flag_of(c)); break;
+	default: r = (int)flag_zf(c) | (flag_sf(c) ^ flag_of(c)); break;
 	}
 	return r ^ (cc & 1);
 }

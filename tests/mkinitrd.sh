@@ -1,8 +1,14 @@
 #!/bin/bash
-# Makes an initial RAM disk: mkinitrd.sh OUT INIT MODULES_DIR MODULE...
-# It holds a static busybox, INIT as /init, and the modules with what they depend on, which
-# /modules lists in the order in which they can be inserted.
+# Makes an initial RAM disk: mkinitrd.sh [-f FILE]... OUT INIT MODULES_DIR MODULE...
+# It holds a static busybox, INIT as /init, each FILE in /, and the modules with what they depend
+# on, which /modules lists in the order in which they can be inserted.
 set -euo pipefail
+
+files=()
+while [ "$1" = -f ]; do
+	files+=("$2")
+	shift 2
+done
 
 out=$(realpath -m "$1")
 init=$2
@@ -15,6 +21,7 @@ trap 'rm -rf "$tree"' EXIT
 mkdir -p "$tree"/{bin,dev,etc,lib,mnt,proc,root,sys,tmp}
 cp "$busybox" "$tree/bin/busybox"
 cp "$init" "$tree/init"
+[ ${#files[@]} = 0 ] || install -m 755 "${files[@]}" "$tree/"
 chmod 755 "$tree/init"
 : >"$tree/modules"
 
