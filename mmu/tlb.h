@@ -21,6 +21,7 @@ enum tlb_ctx {
 	TLB_USER,     /* CPL 3 */
 	TLB_SUPER,    /* CPL 0-2, user pages forbidden by SMAP */
 	TLB_SUPER_AC, /* CPL 0-2, user pages allowed */
+	TLB_ALIGN,    /* CPL 3 with alignment checks: never filled, so that every access is checked */
 	TLB_NCTX,
 };
 

@@ -71,7 +71,7 @@ void cpu_update_ctx(struct cpu *cpu)
 	enum tlb_ctx ctx;
 
 	if (cpu->cpl == 3)
-		ctx = TLB_USER;
+		ctx = (cpu->rflags & FLAG_AC) && (cpu->cr0 & CR0_AM) ? TLB_ALIGN : TLB_USER;
 	else if ((cpu->cr4 & CR4_SMAP) && !(cpu->rflags & FLAG_AC))
 		ctx = TLB_SUPER;
 	else

@@ -7,7 +7,7 @@
 
 static unsigned ctx_access(enum tlb_ctx ctx)
 {
-	return ctx == TLB_USER ? WALK_USER : ctx == TLB_SUPER_AC ? WALK_AC : 0;
+	return ctx == TLB_USER || ctx == TLB_ALIGN ? WALK_USER : ctx == TLB_SUPER_AC ? WALK_AC : 0;
 }
 
 static enum tlb_ctx current_ctx(const struct cpu *cpu)
@@ -104,7 +104,7 @@ static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, g
 	 */
 	fill.write = res.write_ok && !(page & NPT_READONLY) &&
 		     code_word_state(gmem_code_word(cpu->gmem, fill.gfn)) == CODE_NONE;
-	if (!debug_page_watched(cpu, gva))
+	if (!debug_page_watched(cpu, gva) && ctx != TLB_ALIGN)
 		tlb_insert(&cpu->tlb, ctx, &fill);
 	if (write && (page & NPT_READONLY))
 		return NULL;

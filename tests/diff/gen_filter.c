@@ -96,6 +96,9 @@ static bool excluded(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_RDFSBASE:
 	case ZYDIS_MNEMONIC_WRFSBASE:
 	case ZYDIS_MNEMONIC_WRGSBASE:
+	/* AMD's processors have one more bit in MXCSR than the model. */
+	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
 	/* These store the last instruction's address, which not every processor keeps. */
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV: return true;

@@ -445,6 +445,7 @@ static exec_fn *dec_io(struct dec *d, unsigned data, unsigned port, exec_fn *fn)
 static exec_fn *dec_string(struct dec *d)
 {
 	struct insn *i = d->i;
+	bool legacy = i->mode != 8; /* 64-bit mode ignores the other segment prefixes */
 
 	i->size = d->zi->opcode & 1 ? size_code(d->zi->operand_width) : 0;
 	/* Port strings have no 64-bit form. */
@@ -455,10 +456,10 @@ static exec_fn *dec_string(struct dec *d)
 		switch (d->zi->raw.prefixes[n].value) {
 		case 0xf3: i->flags = (i->flags & ~INSN_REPNE) | INSN_REP; break;
 		case 0xf2: i->flags = (i->flags & ~INSN_REP) | INSN_REPNE; break;
-		case 0x26: i->seg = SEG_ES; break;
-		case 0x2e: i->seg = SEG_CS; break;
-		case 0x36: i->seg = SEG_SS; break;
-		case 0x3e: i->seg = SEG_DS; break;
+		case 0x26: i->seg = legacy ? SEG_ES : i->seg; break;
+		case 0x2e: i->seg = legacy ? SEG_CS : i->seg; break;
+		case 0x36: i->seg = legacy ? SEG_SS : i->seg; break;
+		case 0x3e: i->seg = legacy ? SEG_DS : i->seg; break;
 		case 0x64: i->seg = SEG_FS; break;
 		case 0x65: i->seg = SEG_GS; break;
 		}
