@@ -245,8 +245,8 @@ uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len)
 	uint64_t v = 0;
 
 	check_alignment(cpu, gva, len);
-	debug_data_access(cpu, gva, len, false);
 	read_ctx(cpu, current_ctx(cpu), gva, &v, len);
+	debug_data_access(cpu, gva, len, false);
 	return v;
 }
 
@@ -260,8 +260,8 @@ void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
 void mem_read(struct cpu *cpu, gva_t gva, void *buf, unsigned len)
 {
 	check_alignment(cpu, gva, len);
-	debug_data_access(cpu, gva, len, false);
 	read_ctx(cpu, current_ctx(cpu), gva, buf, len);
+	debug_data_access(cpu, gva, len, false);
 }
 
 void mem_write(struct cpu *cpu, gva_t gva, const void *buf, unsigned len)

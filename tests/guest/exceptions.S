@@ -353,8 +353,7 @@ stacks:
 	cmpq %rax, exc_rsp
 	CHECK(e)
 	/* RF is set in the image of a fault, and not in that of a trap. */
-	testl $0x10000, exc_rflags
-	UNLESS_TCG(CHECK(nz))
+	UNLESS_TCG(testl $0x10000, exc_rflags; CHECK(nz))
 	TRAP(VEC_BP, 0, int3)
 	testl $0x10000, exc_rflags
 	CHECK(z)

@@ -170,6 +170,12 @@
 
 #define SET_HANDLER(vector, label) movq $label, handlers + 8 * (vector)
 
+/* The local APIC's page is beyond the reach of 32-bit addresses: its address is kept in r15. */
+#define APIC_BASE movl $LAPIC, %r15d
+#define APIC_WRITE(reg, value) movl $(value), (reg)(%r15)
+#define APIC_ENABLE APIC_BASE; APIC_WRITE(APIC_SVR, 0x1ff); APIC_WRITE(APIC_TPR, 0)
+#define SELF_IPI(vector) APIC_WRITE(APIC_ICR, 0x44000 | (vector))
+
 #define SET_CR(n, value) movq $(value), %rax; movq %rax, %cr##n
 #define WRMSR(msr, value)                                                                          \
 	movl $(msr), %ecx; movl $((value) & 0xffffffff), %eax; movl $((value) >> 32), %edx; wrmsr
