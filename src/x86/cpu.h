@@ -126,6 +126,7 @@ struct cpu {
 	bool nmi_blocked;
 	bool delivering;	   /* inside the delivery of exc */
 	bool exc_pending;	   /* exc waits for delivery */
+	bool no_step;		   /* the instruction takes no single-step trap, though TF was set */
 	struct cpu_exception exc;
 	struct cpu_exception next_exc; /* just raised, not yet combined with exc */
 	jmp_buf *unwind;	   /* where a fault jumps to */

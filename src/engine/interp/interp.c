@@ -182,23 +182,29 @@ static void run_single(struct interp *in)
 {
 	struct cpu *c = in->cpu;
 	uint32_t shadow = c->event & (CPU_EVENT_SHADOW | CPU_EVENT_SS_SHADOW);
-	bool tf;
+	uint32_t rf, tf;
+	uint64_t rip;
 	struct block *b;
 
 	if (debug_active(c))
 		code_breakpoint(c);
-	tf = c->rflags & FLAG_TF;
-	c->gpr[REG_PC] = c->rip;
+	c->gpr[REG_PC] = rip = c->rip;
 	b = block_find(&in->blocks, c->rip, BLOCK_SINGLE);
 	c->event &= ~shadow;
 	c->stats->instructions++;
+	tf = c->rflags & FLAG_TF;
+	rf = c->rflags & FLAG_RF;
+	/* Cleared before, for IRET may set it. */
+	c->rflags &= ~FLAG_RF;
 	in->running = b;
 	c->uncount = NULL;
+	c->no_step = false;
 	b->slot[0].exec(c, &b->slot[0]);
 	in->running = NULL;
-	if (!debug_active(c) || c->uncount == NULL)
-		c->rflags &= ~FLAG_RF;
-	if (tf)
+	/* A string instruction left between two iterations is still the same instruction. */
+	if (c->uncount && c->rip == rip)
+		c->rflags |= rf;
+	if (tf && !c->no_step)
 		c->event |= CPU_EVENT_TF;
 }
 
