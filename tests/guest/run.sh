@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs one guest: run.sh NUMAVISOR GUEST CPUS STATUS. Prints what the guest wrote to its serial port.
+# Runs one guest: run.sh NUMAVISOR GUEST CPUS STATUS [ENGINE]. Prints what the guest wrote to its serial port.
 # With NUMAVISOR given as a QEMU system emulator the same guest runs there, as an outside witness.
 set -u
-monitor=$1 guest=$2 cpus=$3 expected=$4
+monitor=$1 guest=$2 cpus=$3 expected=$4 engine=${5:-interp}
 out=$(mktemp) || exit 3
 trap 'rm -f "$out"' EXIT
 case $monitor in
@@ -12,7 +12,7 @@ case $monitor in
 	;;
 *)
 	"$monitor" run --kernel "$guest" --cpus "$cpus" --memory 64M --serial "file:$out" \
-		--engine "${NV_ENGINE:-interp}"
+		--engine "$engine"
 	;;
 esac
 status=$?
