@@ -1,6 +1,6 @@
 #include "src/engine/engine.h"
 
-static const struct engine_ops *const engines[] = {&interp_engine};
+static const struct engine_ops *const engines[] = {&interp_engine, &bt_engine};
 
 const struct engine_ops *engine_find(const char *name)
 {
@@ -14,5 +14,5 @@ const struct engine_ops *engine_find(const char *name)
 
 const char *engine_names(void)
 {
-	return "auto, interp";
+	return "auto, interp, bt";
 }

@@ -19,6 +19,8 @@ struct engine_ops {
 	const char *name;
 	int (*vcpu_init)(struct vcpu *v);
 	void (*vcpu_fini)(struct vcpu *v);
+	/* Once on the VCPU's thread, before run. */
+	void (*thread_start)(struct vcpu *v);
 	/* Until an exit; returns within a fraction of a millisecond. */
 	enum vm_exit (*run)(struct vcpu *v);
 	/* Whether an interrupt (flags permitting) or NMI could be injected now. */
@@ -37,5 +39,6 @@ const struct engine_ops *engine_find(const char *name);
 const char *engine_names(void);
 
 extern const struct engine_ops interp_engine;
+extern const struct engine_ops bt_engine;
 
 #endif

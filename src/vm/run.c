@@ -115,6 +115,7 @@ void *run_vcpu_thread(void *arg)
 	sched_name_vcpu_thread(t->vcpu->index);
 	rcu_thread_init();
 	shootdown_online(&t->vcpu->queue, &run.sink);
+	run.engine->thread_start(t->vcpu);
 	run_loop(&run);
 	shootdown_offline(&t->vcpu->queue);
 	rcu_thread_exit();

@@ -126,10 +126,28 @@ struct cpu {
 	bool nmi_blocked;
 	bool delivering;	   /* inside the delivery of exc */
 	bool exc_pending;	   /* exc waits for delivery */
+	bool no_step;		   /* the instruction takes no single-step trap, though TF was set */
 	struct cpu_exception exc;
 	struct cpu_exception next_exc; /* just raised, not yet combined with exc */
 	jmp_buf *unwind;	   /* where a fault jumps to */
 	uint64_t last_rip;	   /* for register dumps */
+
+	/* The binary translator's; compiled code reaches it through GS. */
+	struct {
+		struct cpu *self;
+		uint64_t rax;	   /* host RAX while it holds flags */
+		uint64_t address;  /* of a guest access being checked */
+		uint64_t host_rsp;
+		uint64_t page;	   /* linear address of the page the running block starts in */
+		uint64_t key;	   /* of the jump cache, for the half of addresses that code lies in */
+		void *jump;	   /* the jump cache */
+		void *exit;	   /* struct bt_exit by which compiled code was left, or NULL */
+		uint16_t flags;	   /* AH and AL as by LAHF and SETO AL */
+		bool next;	   /* a handler reached the end of its site */
+		int32_t left;	   /* instructions before the next safepoint */
+		uint8_t kick;	   /* set by any thread: reach a safepoint at the next block */
+		void *owner; /* struct bt */
+	} bt;
 
 	const struct cpu_ops *ops;
 	struct gmem *gmem;

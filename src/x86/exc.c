@@ -56,6 +56,9 @@ void exc_landed(struct cpu *cpu)
 
 	next->kind = EXC_KIND_FAULT;
 	if (!cpu->delivering) {
+		/* A trap belongs to an instruction that completes. */
+		cpu->event &= ~CPU_EVENT_DATA_BP;
+		cpu->dr6_pending = 0;
 		cpu->rip = cpu->gpr[REG_PC] + cpu->cur->off;
 		if (cpu->cur->mode != 8)
 			cpu->rip = (uint32_t)cpu->rip;
@@ -237,6 +240,7 @@ void exc_soft_interrupt(struct cpu *cpu, uint8_t vector, uint64_t next_rip, bool
 	if (cpu->cur->mode != 8)
 		cpu->rip = (uint32_t)cpu->rip;
 	deliver(cpu, next_rip);
+	cpu->no_step = true; /* SDM volume 3, 18.3.1.4: INT n clears TF before a trap is taken */
 }
 
 void exc_debug_trap(struct cpu *cpu, uint64_t dr6_bits)

@@ -40,6 +40,23 @@ static bool stack_operand(const struct insn *i)
 	return (i->flags & INSN_MEM) && i->seg == SEG_NONE && (i->base == RSP || i->base == RBP);
 }
 
+static bool canonical(const struct cpu *cpu, gva_t gva)
+{
+	return !(cpu->efer & EFER_LMA) || gva_canonical(gva);
+}
+
+static _Noreturn void raise_non_canonical(struct cpu *cpu)
+{
+	cpu_raise_err(cpu, stack_operand(cpu->cur) ? EXC_SS : EXC_GP, 0);
+}
+
+/* An access that crosses pages: its last byte is checked before the first is translated. */
+static void check_crossing(struct cpu *cpu, gva_t last)
+{
+	if (unlikely(!canonical(cpu, last)))
+		raise_non_canonical(cpu);
+}
+
 /* Walks, raising the fault; res->gpa is the byte at gva. */
 static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_result *res)
 {
@@ -47,8 +64,8 @@ static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_r
 
 	walk_regs_get(cpu, &regs);
 	STAT_INC(cpu->stats, walks);
-	if (regs.mode == PAGING_4LEVEL && unlikely(!gva_canonical(gva)))
-		cpu_raise_err(cpu, stack_operand(cpu->cur) ? EXC_SS : EXC_GP, 0);
+	if (unlikely(!canonical(cpu, gva)))
+		raise_non_canonical(cpu);
 	if (walk(cpu->gmem, &regs, gva, access, res))
 		cpu_raise_pf(cpu, gva, res->pf_error);
 }
@@ -172,6 +189,8 @@ static void read_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, void *buf, un
 	gpa_t gpa[2] = {0};
 	void *p[2] = {NULL};
 
+	if (unlikely(first < len))
+		check_crossing(cpu, gva + len - 1);
 	p[0] = resolve(cpu, ctx, gva, false, &gpa[0]);
 	if (unlikely(first < len))
 		p[1] = resolve(cpu, ctx, gva + first, false, &gpa[1]);
@@ -203,6 +222,8 @@ static void write_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, const void *
 	gpa_t gpa[2] = {0};
 	void *p[2] = {NULL};
 
+	if (unlikely(first < len))
+		check_crossing(cpu, gva + len - 1);
 	p[0] = resolve(cpu, ctx, gva, true, &gpa[0]);
 	if (unlikely(first < len))
 		p[1] = resolve(cpu, ctx, gva + first, true, &gpa[1]);
@@ -224,8 +245,8 @@ uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len)
 	uint64_t v = 0;
 
 	check_alignment(cpu, gva, len);
-	debug_data_access(cpu, gva, len, false);
 	read_ctx(cpu, current_ctx(cpu), gva, &v, len);
+	debug_data_access(cpu, gva, len, false);
 	return v;
 }
 
@@ -239,8 +260,8 @@ void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
 void mem_read(struct cpu *cpu, gva_t gva, void *buf, unsigned len)
 {
 	check_alignment(cpu, gva, len);
-	debug_data_access(cpu, gva, len, false);
 	read_ctx(cpu, current_ctx(cpu), gva, buf, len);
+	debug_data_access(cpu, gva, len, false);
 }
 
 void mem_write(struct cpu *cpu, gva_t gva, const void *buf, unsigned len)
@@ -281,6 +302,7 @@ void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)
 
 	check_alignment(cpu, gva, len);
 	debug_data_access(cpu, gva, len, true);
+	check_crossing(cpu, gva + len - 1);
 	p = resolve(cpu, current_ctx(cpu), gva, true, &gpa[0]);
 	if (likely(second == (gva & PAGE_MASK)))
 		return p;

@@ -675,6 +675,8 @@ void seg_syscall(struct cpu *cpu, uint64_t next_rip)
 	}
 	cpu->seg[SEG_SS] = flat_data(sel + 8, 0);
 	cpu_set_cpl(cpu, 0);
+	/* The trap is for the target if SFMASK left TF set. */
+	cpu->no_step = !(cpu->rflags & FLAG_TF);
 }
 
 void seg_sysret(struct cpu *cpu, unsigned opsize)

@@ -55,7 +55,10 @@ void native_run(const struct diff_state *init, const uint8_t *code, size_t len,
 /* --- guest.c --------------------------------------------------------------------------------- */
 
 struct guest;
-int guest_create(struct guest **out);
+/* Blocks translated so far. */
+uint64_t guest_translated(const struct guest *g);
+/* translate: run everything through the binary translator. */
+int guest_create(struct guest **out, bool translate);
 void guest_destroy(struct guest *g);
 /* -EIO if the interpreter did not come to an end as expected. */
 int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *code, size_t len,

@@ -2,8 +2,11 @@
  * The interpreter in long mode at CPL 3, with page tables that map the same addresses. Every vector
  * has a gate to a HLT of its own, so the run ends there with the exception's frame on the stack.
  */
+#include <asm/prctl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "src/base/rcu.h"
 #include "src/engine/interp/interp.h"
@@ -127,9 +130,13 @@ static const struct cpu_ops ops = {
 	.wrmsr = msr_none_set,
 };
 
-static int build_cpu(struct guest *g)
+static int build_cpu(struct guest *g, bool translate)
 {
-	struct interp_config cfg = {.self = ~0u, .cache_bytes = MIB(1)};
+	/* Every block is translated before its first run. */
+	struct interp_config cfg = {.self = ~0u,
+				    .cache_bytes = MIB(1),
+				    .translate = translate,
+				    .translate_after = 1};
 	int err;
 
 	g->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*g->cpu), 64));
@@ -143,7 +150,12 @@ static int build_cpu(struct guest *g)
 	return err ? err : interp_create(&g->interp, g->cpu, &cfg);
 }
 
-int guest_create(struct guest **out)
+uint64_t guest_translated(const struct guest *g)
+{
+	return g->stats.blocks_compiled;
+}
+
+int guest_create(struct guest **out, bool translate)
 {
 	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
 	struct guest *g = calloc(1, sizeof(*g));
@@ -164,7 +176,7 @@ int guest_create(struct guest **out)
 	if (!err)
 		err = gmem_add_slot(&g->gmem, &slot);
 	if (!err)
-		err = build_cpu(g);
+		err = build_cpu(g, translate);
 	*out = g;
 	return err;
 }
@@ -249,15 +261,20 @@ int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *cod
 {
 	struct cpu *c = g->cpu;
 	enum interp_exit why;
+	uint64_t gs;
 
 	load_state(g, init);
 	if (gmem_write(&g->gmem, CODE, code, len))
 		return -EIO;
 	interp_drop_code(g->interp, CODE >> PAGE_SHIFT);
+	/* The native side needs its own GS base. */
+	syscall(SYS_arch_prctl, ARCH_GET_GS, &gs);
+	interp_enter_thread(g->interp);
 	do {
 		why = interp_run(g->interp, MAX_INSNS, false);
 		rcu_quiescent();
 	} while (why == INTERP_YIELD || why == INTERP_PAUSE);
+	syscall(SYS_arch_prctl, ARCH_SET_GS, gs);
 	if (why != INTERP_HALT || c->rip < HLT_VA)
 		return -EIO;
 	memcpy(res->st.gpr, c->gpr, sizeof(res->st.gpr));

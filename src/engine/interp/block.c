@@ -49,6 +49,7 @@ void block_cache_flush(struct block_cache *bc)
 	for (unsigned n = 0; n < JUMP_CACHE; n++)
 		bc->jump[n].key = ~0ull;
 	bc->arena_used = 0;
+	bc->flushed = true;
 	forget_jumps(bc);
 }
 
@@ -249,6 +250,7 @@ static unsigned decode_block(struct block_cache *bc, struct source *s, unsigned 
 					&b->slot[n], &slots);
 			max = 1;
 		}
+		memcpy(bc->bytes + off, buf, b->slot[n].len);
 		off += b->slot[n].len;
 		n += slots;
 		insns++;
@@ -294,14 +296,18 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->gpa = s->gfn << PAGE_SHIFT | (s->linear & ~PAGE_MASK);
 	b->gfn2 = s->gfn2;
 	b->key = key;
+	b->heat = 0;
+	b->code = NULL;
+	b->native = NULL;
 	STAT_INC(cpu->stats, blocks_decoded);
 	if (!keep) {
 		STAT_INC(cpu->stats, blocks_uncached);
 		return b;
 	}
 	size = sizeof(*b) + slots * sizeof(struct insn);
-	arena_reserve(bc, size);
-	b = memcpy(arena_alloc(bc, size), b, size);
+	arena_reserve(bc, size + b->bytes);
+	b = memcpy(arena_alloc(bc, size + b->bytes), b, size);
+	b->code = memcpy((char *)b + size, bc->bytes, b->bytes);
 	keep_on_page(bc, b, s->gfn);
 	if (s->gfn2 != NO_GFN)
 		keep_on_page(bc, b, s->gfn2);
@@ -353,11 +359,12 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	if (near_limit && rip + b->bytes - 1 > cpu->seg[SEG_CS].limit)
 		cpu_raise_gp(cpu);
 	if (b != bc->once && !near_limit) {
-		struct jump_entry *j = &bc->jump[(rip ^ rip >> 12) & (JUMP_CACHE - 1)];
+		struct jump_entry *j = block_jump_entry(bc, rip);
 
 		j->rip = rip;
-		j->key = (cpu->tlb.code_gen + bc->jump_gen) << 16 | key | cpu->tlb.tag[rip >> 63];
+		j->key = block_jump_key(bc, rip, key & BLOCK_SINGLE);
 		j->block = b;
+		j->native = b->native;
 	}
 	return b;
 }

@@ -19,6 +19,9 @@ struct block {
 	uint32_t key; /* mode and options: block_key() */
 	uint16_t insns;
 	uint16_t bytes;
+	uint32_t heat;	     /* times interpreted, until it is compiled */
+	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
+	void *native;	     /* compiled code, or NULL */
 	struct block *hash_next;
 	struct insn slot[];
 };
@@ -33,7 +36,10 @@ struct jump_entry {
 	uint64_t rip;
 	uint64_t key;
 	struct block *block;
+	void *native; /* the block's compiled code, if it has some */
 };
+
+_Static_assert(sizeof(struct jump_entry) == 32, "compiled code indexes the jump cache");
 
 /* Blocks of one frame, for dropping; a block that crosses into a second page is in two lists. */
 struct block_link {
@@ -66,6 +72,8 @@ struct block_cache {
 	char *arena;	   /* blocks and code pages; emptied all at once */
 	size_t arena_size, arena_used;
 	struct block *once; /* a block that is not kept */
+	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
+	bool flushed;	    /* blocks were dropped since the engine last looked */
 	unsigned self;	    /* number of our own queue in gmem; ~0: none */
 };
 
@@ -89,14 +97,25 @@ static inline uint32_t block_key(const struct cpu *cpu, uint32_t options)
 /* The slow path of block_find(); raises the faults of fetching. */
 struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key);
 
+static inline struct jump_entry *block_jump_entry(struct block_cache *bc, uint64_t rip)
+{
+	return &bc->jump[(rip ^ rip >> 12) & (JUMP_CACHE - 1)];
+}
+
+static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip, uint32_t options)
+{
+	const struct cpu *cpu = bc->cpu;
+
+	return (cpu->tlb.code_gen + bc->jump_gen) << 16 | block_key(cpu, options) |
+	       cpu->tlb.tag[rip >> 63];
+}
+
 static inline struct block *block_find(struct block_cache *bc, uint64_t rip, uint32_t options)
 {
 	struct cpu *cpu = bc->cpu;
-	struct jump_entry *e = &bc->jump[(rip ^ rip >> 12) & (JUMP_CACHE - 1)];
-	uint64_t key = (cpu->tlb.code_gen + bc->jump_gen) << 16 | block_key(cpu, options) |
-		       cpu->tlb.tag[rip >> 63];
+	struct jump_entry *e = block_jump_entry(bc, rip);
 
-	if (likely(e->rip == rip && e->key == key))
+	if (likely(e->rip == rip && e->key == block_jump_key(bc, rip, options)))
 		return e->block;
 	return block_find_slow(bc, rip, block_key(cpu, options));
 }

@@ -3,12 +3,14 @@
 #include <stdlib.h>
 
 #include "src/base/atomic.h"
+#include "src/engine/bt/bt.h"
 #include "src/engine/interp/block.h"
 #include "src/engine/interp/ops.h"
 #include "src/x86/debug.h"
 #include "src/x86/exc.h"
 
-#define DEFAULT_CACHE MIB(32)
+#define DEFAULT_CACHE	     MIB(32)
+#define DEFAULT_TRANSLATE_AFTER 32
 
 struct interp {
 	struct cpu *cpu;
@@ -18,6 +20,8 @@ struct interp {
 	uint8_t inject_vector;
 	struct block *running; /* whose instructions were counted in advance */
 	struct block_cache blocks;
+	struct bt *bt; /* NULL: interpret only */
+	uint32_t translate_after;
 };
 
 static const uint32_t no_requests;
@@ -34,6 +38,13 @@ int interp_create(struct interp **out, struct cpu *cpu, const struct interp_conf
 	in->stop_on_exception = cfg->stop_on_exception;
 	r = block_cache_init(&in->blocks, cpu, cfg->self,
 			     cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE);
+	if (!r && cfg->translate) {
+		in->translate_after =
+			cfg->translate_after ? cfg->translate_after : DEFAULT_TRANSLATE_AFTER;
+		r = bt_create(&in->bt, cpu);
+		if (r)
+			block_cache_fini(&in->blocks);
+	}
 	if (r) {
 		free(in);
 		return r;
@@ -46,12 +57,21 @@ void interp_destroy(struct interp *in)
 {
 	if (!in)
 		return;
+	bt_destroy(in->bt);
 	block_cache_fini(&in->blocks);
 	free(in);
 }
 
+void interp_enter_thread(struct interp *in)
+{
+	if (in->bt)
+		bt_enter_thread(in->cpu);
+}
+
 void interp_drop_code(struct interp *in, gfn_t gfn)
 {
+	if (in->bt)
+		bt_unlink(in->bt);
 	block_cache_drop(&in->blocks, gfn);
 }
 
@@ -120,7 +140,9 @@ static void landed(struct interp *in)
 {
 	struct cpu *c = in->cpu;
 
-	if (in->running) {
+	if (in->bt && bt_running(in->bt)) {
+		bt_landed(in->bt);
+	} else if (in->running) {
 		/* A fetch fault has no instruction in the block: cur points elsewhere. */
 		uncount(in, c->cur, true);
 		in->running = NULL;
@@ -160,23 +182,29 @@ static void run_single(struct interp *in)
 {
 	struct cpu *c = in->cpu;
 	uint32_t shadow = c->event & (CPU_EVENT_SHADOW | CPU_EVENT_SS_SHADOW);
-	bool tf;
+	uint32_t rf, tf;
+	uint64_t rip;
 	struct block *b;
 
 	if (debug_active(c))
 		code_breakpoint(c);
-	tf = c->rflags & FLAG_TF;
-	c->gpr[REG_PC] = c->rip;
+	c->gpr[REG_PC] = rip = c->rip;
 	b = block_find(&in->blocks, c->rip, BLOCK_SINGLE);
 	c->event &= ~shadow;
 	c->stats->instructions++;
+	tf = c->rflags & FLAG_TF;
+	rf = c->rflags & FLAG_RF;
+	/* Cleared before, for IRET may set it. */
+	c->rflags &= ~FLAG_RF;
 	in->running = b;
 	c->uncount = NULL;
+	c->no_step = false;
 	b->slot[0].exec(c, &b->slot[0]);
 	in->running = NULL;
-	if (!debug_active(c) || c->uncount == NULL)
-		c->rflags &= ~FLAG_RF;
-	if (tf)
+	/* A string instruction left between two iterations is still the same instruction. */
+	if (c->uncount && c->rip == rip)
+		c->rflags |= rf;
+	if (tf && !c->no_step)
 		c->event |= CPU_EVENT_TF;
 }
 
@@ -184,6 +212,39 @@ static bool needs_single(const struct cpu *c, uint64_t left, bool exact)
 {
 	return (c->event & (CPU_EVENT_SHADOW | CPU_EVENT_SS_SHADOW)) || (c->rflags & FLAG_TF) ||
 	       debug_active(c) || (exact && left < BLOCK_MAX_INSNS);
+}
+
+/* Runs a block as host code, which may have to be made first. False: interpret it. */
+static bool run_translated(struct interp *in, struct block *b, uint64_t left)
+{
+	struct block_cache *bc = &in->blocks;
+	struct cpu *c = in->cpu;
+
+	if (bc->flushed) {
+		bt_flush(in->bt);
+		bc->flushed = false;
+	}
+	if (!b->native) {
+		if (!b->code || b->gfn2 != ~0ull || !(b->key & SEG_L) ||
+		    ++b->heat != in->translate_after)
+			return false;
+		if (!bt_translate(in->bt, b)) {
+			/* The code buffer is full: start over with everything. */
+			block_cache_flush(bc);
+			return false;
+		}
+		if (!b->native)
+			return false;
+		if (block_jump_entry(bc, c->rip)->block == b)
+			block_jump_entry(bc, c->rip)->native = b->native;
+	}
+	if (c->bt.exit)
+		bt_link(in->bt, b);
+	/* Before the requests are read again, so that a kick after this is seen by the code. */
+	atomic_store_seq(&c->bt.kick, 0);
+	if (!atomic_load_seq(in->requests))
+		bt_run(in->bt, bc, b, MIN(left, UINT32_MAX));
+	return true;
 }
 
 enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
@@ -245,8 +306,10 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 			continue;
 		}
 		b = block_find(bc, c->rip, 0);
-		c->stats->instructions += b->insns;
 		c->rflags &= ~FLAG_RF;
+		if (in->bt && !exact && run_translated(in, b, stop - c->stats->instructions))
+			continue;
+		c->stats->instructions += b->insns;
 		in->running = b;
 		c->uncount = NULL;
 		b->slot[0].exec(c, &b->slot[0]);

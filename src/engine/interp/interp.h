@@ -24,10 +24,14 @@ struct interp_config {
 	const uint32_t *requests; /* looked at between blocks; may be NULL */
 	size_t cache_bytes;	  /* of decoded code; 0: a default */
 	bool stop_on_exception;
+	bool translate;		  /* compile blocks that run often (64-bit code) */
+	uint32_t translate_after; /* runs before that; 0: a default */
 };
 
+/* With cfg->translate each thread that calls interp_run() first calls interp_enter_thread(). */
 int interp_create(struct interp **out, struct cpu *cpu, const struct interp_config *cfg);
 void interp_destroy(struct interp *in);
+void interp_enter_thread(struct interp *in);
 
 /*
  * Owner thread. Delivers what is pending in the CPU, then runs until one of the exits. Stops after

@@ -4,16 +4,32 @@
 /* Instructions between looks at the LAPIC timer: some tens of microseconds. */
 #define SLICE 4096
 
-static int vcpu_init(struct vcpu *v)
+static int create(struct vcpu *v, bool translate)
 {
 	struct interp_config cfg = {
 		.self = v->index,
 		.requests = &v->requests,
 		/* Decoded code is per VCPU: keep the sum in bounds for wide guests. */
 		.cache_bytes = v->smp->n <= 16 ? MIB(48) : MIB(16),
+		.translate = translate,
 	};
 
 	return interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
+}
+
+static int interp_init(struct vcpu *v)
+{
+	return create(v, false);
+}
+
+static int bt_init(struct vcpu *v)
+{
+	return create(v, true);
+}
+
+static void thread_start(struct vcpu *v)
+{
+	interp_enter_thread(v->engine_data);
 }
 
 static void vcpu_fini(struct vcpu *v)
@@ -61,14 +77,10 @@ static void drop_all(struct vcpu *v)
 	interp_drop_all(v->engine_data);
 }
 
-const struct engine_ops interp_engine = {
-	.name = "interp",
-	.vcpu_init = vcpu_init,
-	.vcpu_fini = vcpu_fini,
-	.run = run,
-	.interruptible = interruptible,
-	.inject = inject,
-	.want_window = want_window,
-	.drop_code = drop_code,
-	.drop_all = drop_all,
-};
+#define COMMON_OPS                                                                                 \
+	.vcpu_fini = vcpu_fini, .thread_start = thread_start, .run = run,                          \
+	.interruptible = interruptible, .inject = inject, .want_window = want_window,              \
+	.drop_code = drop_code, .drop_all = drop_all
+
+const struct engine_ops interp_engine = {.name = "interp", .vcpu_init = interp_init, COMMON_OPS};
+const struct engine_ops bt_engine = {.name = "bt", .vcpu_init = bt_init, COMMON_OPS};

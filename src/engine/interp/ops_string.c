@@ -161,7 +161,7 @@ static uint64_t fast_stos(struct cpu *c, const struct insn *i, uint64_t count)
 
 static uint64_t fast(struct cpu *c, const struct insn *i, enum string_op op, uint64_t count)
 {
-	if (i->mode != 8 || addr_mask(i) != ~0ull || (c->rflags & FLAG_DF))
+	if (i->mode != 8 || addr_mask(i) != ~0ull || (c->rflags & (FLAG_DF | FLAG_TF)))
 		return 0;
 	if (op == STR_MOVS)
 		return fast_movs(c, i, count);
@@ -199,7 +199,8 @@ static force_inline void string(struct cpu *c, const struct insn *i, enum string
 		done += n;
 		if (ends_early(c, i, op))
 			break;
-		if ((done >= CHUNK || c->event) && (c->gpr[RCX] & mask))
+		/* Single-stepping traps after each iteration. */
+		if ((done >= CHUNK || c->event || (c->rflags & FLAG_TF)) && (c->gpr[RCX] & mask))
 			return op_restart(c, i);
 	}
 	NEXT_STORED(c, i);

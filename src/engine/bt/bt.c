@@ -1,0 +1,187 @@
+#include "src/engine/bt/bt.h"
+
+#include <asm/prctl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "src/base/log.h"
+#include "src/engine/bt/translate.h"
+
+#define CODE_SIZE MIB(32)
+#define META_SIZE MIB(64)
+#define MAX_SLICE 30000u
+
+static int map_code(struct bt *bt)
+{
+	int fd = memfd_create("bt-code", MFD_CLOEXEC), r = 0;
+
+	if (fd < 0 || ftruncate(fd, bt->size)) {
+		r = -errno;
+		goto out;
+	}
+	bt->rw = mmap(NULL, bt->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	bt->rx = mmap(NULL, bt->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (bt->rw == MAP_FAILED || bt->rx == MAP_FAILED)
+		r = -errno;
+out:
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
+
+int bt_create(struct bt **out, struct cpu *cpu)
+{
+	struct bt *bt = calloc(1, sizeof(*bt));
+	int r;
+
+	if (!bt)
+		return -ENOMEM;
+	bt->cpu = cpu;
+	bt->size = CODE_SIZE;
+	bt->meta_size = META_SIZE;
+	bt->tr_space = malloc(sizeof(*bt->tr_space));
+	bt->meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	r = bt->tr_space && bt->meta != MAP_FAILED ? map_code(bt) : -ENOMEM;
+	if (r) {
+		log_err("cannot allocate the code buffer of a VCPU: %s", strerror(-r));
+		bt_destroy(bt);
+		return r;
+	}
+	ZydisDecoderInit(&bt->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
+	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	bt->e = (struct emit){.p = bt->rw, .end = bt->rw + bt->size, .to_exec = bt->rx - bt->rw};
+	bt_emit_stubs(bt);
+	bt->first = bt->e.p;
+	cpu->bt.self = cpu;
+	cpu->bt.owner = bt;
+	*out = bt;
+	return 0;
+}
+
+void bt_destroy(struct bt *bt)
+{
+	if (!bt)
+		return;
+	if (bt->rw && bt->rw != MAP_FAILED)
+		munmap(bt->rw, bt->size);
+	if (bt->rx && bt->rx != MAP_FAILED)
+		munmap(bt->rx, bt->size);
+	if (bt->meta && bt->meta != MAP_FAILED)
+		munmap(bt->meta, bt->meta_size);
+	free(bt->tr_space);
+	free(bt);
+}
+
+void bt_enter_thread(struct cpu *cpu)
+{
+	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
+}
+
+void bt_flush(struct bt *bt)
+{
+	bt->e.p = bt->first;
+	bt->meta_used = 0;
+	bt->cpu->bt.exit = NULL;
+}
+
+void *bt_meta_alloc(struct bt *bt, size_t size)
+{
+	void *p = bt->meta + bt->meta_used;
+
+	size = ALIGN_UP(size, 16);
+	if (bt->meta_used + size > bt->meta_size)
+		return NULL;
+	bt->meta_used += size;
+	return p;
+}
+
+/* Lazy flags to AH (as LAHF) and AL (OF), and back. */
+static uint16_t flags_pack(const struct cpu *c)
+{
+	uint64_t f = flags_get(c);
+
+	return (f & 0xff) << 8 | (f & FLAG_OF ? 1 : 0);
+}
+
+static void flags_unpack(struct cpu *c, uint16_t ax)
+{
+	flags_set_arith(c, ax >> 8 | (ax & 1 ? FLAG_OF : 0));
+}
+
+bool bt_step(struct cpu *c, struct bt_site *site)
+{
+	struct bt *bt = c->bt.owner;
+
+	c->gpr[REG_PC] = c->bt.page + site->block_off;
+	flags_unpack(c, c->bt.flags);
+	c->bt.next = false;
+	bt->site = site;
+	site->slot[0].exec(c, &site->slot[0]);
+	bt->site = NULL;
+	if (!c->bt.next) {
+		c->stats->instructions -= site->behind;
+		bt->in_cpu = true;
+		return false;
+	}
+	c->bt.flags = flags_pack(c);
+	return true;
+}
+
+static void count(struct bt *bt)
+{
+	bt->cpu->stats->instructions += bt->slice - bt->cpu->bt.left;
+	bt->running = false;
+}
+
+void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32_t max_insns)
+{
+	struct cpu *c = bt->cpu;
+	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->enter);
+
+	c->bt.jump = bc->jump;
+	c->bt.page = c->rip & PAGE_MASK;
+	c->bt.key = block_jump_key(bc, c->rip, 0);
+	c->bt.flags = flags_pack(c);
+	c->bt.exit = NULL;
+	bt->slice = MIN(max_insns, MAX_SLICE);
+	/* At least one block runs, or a caller with a small budget would not get on. */
+	bt->slice = MAX(bt->slice, BLOCK_MAX_INSNS);
+	c->bt.left = bt->slice;
+	bt->in_cpu = false;
+	bt->running = true;
+	enter(b->native);
+	if (!bt->in_cpu)
+		flags_unpack(c, c->bt.flags);
+	count(bt);
+}
+
+bool bt_running(const struct bt *bt)
+{
+	return bt->running;
+}
+
+void bt_landed(struct bt *bt)
+{
+	count(bt);
+	bt->cpu->stats->instructions -= bt->site->behind + 1;
+	bt->site = NULL;
+	bt->cpu->bt.exit = NULL;
+}
+
+void bt_link(struct bt *bt, const struct block *next)
+{
+	const struct bt_exit *x = bt->cpu->bt.exit;
+
+	bt->cpu->bt.exit = NULL;
+	if (next->native && next->gpa == x->gpa && next->key == x->key)
+		e_patch(x->jump, (uint8_t *)next->native - bt->e.to_exec);
+}
+
+void bt_unlink(struct bt *bt)
+{
+	bt->cpu->bt.exit = NULL;
+}

@@ -1,0 +1,106 @@
+/* Which arithmetic flags matter where, so that checks may clobber those that do not. */
+#include "mmu/npt.h"
+#include "src/engine/bt/translate.h"
+
+#define LOOK_AHEAD 8
+
+static bool counted_shift(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD: return true;
+	default: return false;
+	}
+}
+
+void tr_flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op, uint32_t *reads,
+		 uint32_t *kills)
+{
+	const ZydisAccessedFlags *f = zi->cpu_flags;
+
+	*reads = *kills = 0;
+	switch (zi->meta.category) {
+	case ZYDIS_CATEGORY_SYSCALL:
+	case ZYDIS_CATEGORY_SYSRET:
+	case ZYDIS_CATEGORY_INTERRUPT:
+	case ZYDIS_CATEGORY_SYSTEM: *reads = ARITH_FLAGS; return;
+	case ZYDIS_CATEGORY_INVALID: *reads = ARITH_FLAGS; return; /* raises #UD */
+	default: break;
+	}
+	if (!f)
+		return;
+	*reads = f->tested & ARITH_FLAGS;
+	*kills = (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH_FLAGS;
+	/* A count of zero changes nothing; repeated string instructions may do nothing at all. */
+	if (counted_shift(zi) ||
+	    (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
+			       ZYDIS_ATTRIB_HAS_REPNE)))
+		*kills = 0;
+	/* BSF and BSR of zero, and others that leave "undefined" flags alone: not a kill. */
+	*kills &= ~(f->undefined & ~(f->modified | f->set_0 | f->set_1));
+}
+
+/* Flags whose value at an address of the same page matters, as far as a short look tells. */
+static uint32_t live_at(const struct tr *t, int64_t page_off)
+{
+	uint64_t pte = gmem_translate(t->bt->cpu->gmem, t->b->gpa >> PAGE_SHIFT);
+	uint32_t live = ARITH_FLAGS, unknown = ARITH_FLAGS, found = 0, reads, kills;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction zi;
+
+	if (page_off < 0 || page_off >= (int64_t)PAGE_SIZE || !pte)
+		return live;
+	for (unsigned n = 0; n < LOOK_AHEAD && unknown; n++) {
+		uint8_t buf[INSN_MAX_BYTES];
+		unsigned avail = MIN(PAGE_SIZE - page_off, sizeof(buf));
+
+		memcpy(buf, (const void *)(npt_hva(pte) + page_off), avail);
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, buf, avail, &zi, op)))
+			break;
+		tr_flags_of(&zi, op, &reads, &kills);
+		found |= reads & unknown;
+		unknown &= ~(reads | kills);
+		if (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
+		    zi.meta.category == ZYDIS_CATEGORY_SYSCALL ||
+		    zi.meta.category == ZYDIS_CATEGORY_INTERRUPT)
+			break;
+		page_off += zi.length;
+		if (page_off >= (int64_t)PAGE_SIZE)
+			break;
+	}
+	return found | unknown;
+}
+
+static uint32_t live_at_end(const struct tr *t)
+{
+	const struct tr_insn *last = &t->in[t->n - 1];
+	int64_t next = t->page_off + t->b->bytes;
+
+	if (last->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+		return live_at(t, next);
+	if (last->op[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !last->op[0].imm.is_relative)
+		return ARITH_FLAGS;
+	if (last->zi.meta.category == ZYDIS_CATEGORY_COND_BR)
+		return live_at(t, next) | live_at(t, next + last->op[0].imm.value.s);
+	if (last->zi.meta.category == ZYDIS_CATEGORY_UNCOND_BR)
+		return live_at(t, next + last->op[0].imm.value.s);
+	return ARITH_FLAGS;
+}
+
+void tr_flags(struct tr *t)
+{
+	uint32_t live = live_at_end(t), reads, kills;
+
+	for (unsigned n = t->n; n-- > 0;) {
+		tr_flags_of(&t->in[n].zi, t->in[n].op, &reads, &kills);
+		live = (live & ~kills) | reads;
+		t->in[n].live_in = live;
+	}
+}
