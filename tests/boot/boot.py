@@ -189,6 +189,14 @@ def boot_8(env):
     boot(env, "sockets=2,cores=2,threads=2", 2, 8)
 
 
+def boot_64(env):
+    """Many more CPUs than the host has."""
+    guest = env.guest(cpus="sockets=2,cores=16,threads=2", memory="2G", do="cpus")
+    expect("exit status", guest.wait_end(600), 0)
+    guest.check_quiet()
+    check_cpus(guest, 2, 64, 2048)
+
+
 def clock(env):
     """20 s of guest time against the host's within 0.1 %; meanwhile an idle guest costs nothing."""
     seconds = 20
@@ -344,7 +352,7 @@ def serial_pty(env):
     expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
 
 
-CHECKS = [start, boot_1, boot_2, boot_4, boot_8, clock, reboot, power_button, second_signal, triple_fault,
+CHECKS = [start, boot_1, boot_2, boot_4, boot_8, boot_64, clock, reboot, power_button, second_signal, triple_fault,
           panic, debug_exit, terminal, terminal_fault, terminal_interrupt, serial_file, serial_pty]
 
 
