@@ -17,7 +17,8 @@ enum vm_exit {
 
 struct engine_ops {
 	const char *name;
-	int (*vcpu_init)(struct vcpu *v);
+	/* option: what followed the engine's name and a colon, or NULL. */
+	int (*vcpu_init)(struct vcpu *v, const char *option);
 	void (*vcpu_fini)(struct vcpu *v);
 	/* Once on the VCPU's thread, before run. */
 	void (*thread_start)(struct vcpu *v);
@@ -33,8 +34,11 @@ struct engine_ops {
 	void (*drop_all)(struct vcpu *v);
 };
 
-/* NULL if there is no engine of that name; "auto" picks the best one. */
-const struct engine_ops *engine_find(const char *name);
+/*
+ * NULL if there is no engine of that name; "auto" picks the best one. A colon ends the name; *option
+ * points behind it, or is NULL.
+ */
+const struct engine_ops *engine_find(const char *name, const char **option);
 /* Names for messages, "interp". */
 const char *engine_names(void);
 

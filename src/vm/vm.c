@@ -135,7 +135,7 @@ static int create_smp(struct vm *vm)
 	int r = smp_create(&vm->smp, &cfg);
 
 	for (unsigned n = 0; !r && n < vm->smp->n; n++)
-		r = vm->engine->vcpu_init(vm->smp->vcpu[n]);
+		r = vm->engine->vcpu_init(vm->smp->vcpu[n], vm->engine_option);
 	return r;
 }
 
@@ -164,7 +164,7 @@ int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 	vm->control.fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	clock_init_host(&vm->clk);
-	vm->engine = engine_find(cfg->engine);
+	vm->engine = engine_find(cfg->engine, &vm->engine_option);
 	if (!vm->engine) {
 		log_err("there is no engine \"%s\": use one of %s", cfg->engine, engine_names());
 		*host_error = false;
