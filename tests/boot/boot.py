@@ -165,6 +165,14 @@ def boot(env, shape, sockets, cpus):
     check_stats(env.path("stats"), cpus)
 
 
+def start(env):
+    """The shortest life with two CPUs: to userspace and down again."""
+    guest = env.guest("--rng", cpus="2", do="rng")
+    expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
+    guest.check_quiet()
+    expect("bytes of entropy", guest.one("rng-bytes"), "64")
+
+
 def boot_1(env):
     boot(env, "1", 1, 1)
 
@@ -336,7 +344,7 @@ def serial_pty(env):
     expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
 
 
-CHECKS = [boot_1, boot_2, boot_4, boot_8, clock, reboot, power_button, second_signal, triple_fault,
+CHECKS = [start, boot_1, boot_2, boot_4, boot_8, clock, reboot, power_button, second_signal, triple_fault,
           panic, debug_exit, terminal, terminal_fault, terminal_interrupt, serial_file, serial_pty]
 
 
