@@ -125,6 +125,19 @@ void lapic_ack(struct lapic *l, uint8_t vector)
 	l->isr[vector / 32] |= 1u << (vector % 32);
 }
 
+/* What was held back by priority may be deliverable now: the run loop must look again. */
+static void priority_fell(struct vcpu *v)
+{
+	if (lapic_pending(&v->lapic) >= 0)
+		vcpu_request(v, REQ_IRQ);
+}
+
+void lapic_set_tpr(struct vcpu *v, uint8_t tpr)
+{
+	v->lapic.tpr = tpr;
+	priority_fell(v);
+}
+
 static void eoi(struct vcpu *v)
 {
 	struct lapic *l = &v->lapic;
@@ -137,6 +150,7 @@ static void eoi(struct vcpu *v)
 	l->isr[vector / 32] &= ~bit;
 	if ((l->tmr[vector / 32] & bit) && !(l->svr & SVR_NO_EOI_CAST))
 		v->smp->ops.eoi(v->smp->ops.opaque, vector);
+	priority_fell(v);
 }
 
 static void error(struct lapic *l, uint32_t bit)
@@ -325,7 +339,7 @@ static bool reg_write(struct vcpu *v, unsigned reg, uint32_t value)
 	}
 	switch (reg) {
 	case REG_ID: return !x2apic(l); /* the id is fixed, as in recent processors */
-	case REG_TPR: l->tpr = value & 0xff; return true;
+	case REG_TPR: lapic_set_tpr(v, value); return true;
 	case REG_EOI: eoi(v); return true;
 	case REG_LDR:
 		atomic_store_relaxed(&l->ldr, value & 0xff000000);

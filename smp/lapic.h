@@ -48,6 +48,8 @@ void lapic_merge_posted(struct lapic *l);
 /* Highest deliverable vector by priority, or -1. */
 int lapic_pending(struct lapic *l);
 void lapic_ack(struct lapic *l, uint8_t vector);
+/* The task priority, as the register holds it. */
+void lapic_set_tpr(struct vcpu *v, uint8_t tpr);
 /* Posts the timer interrupt if it is due. */
 void lapic_check_timer(struct vcpu *v);
 

@@ -209,7 +209,7 @@ static uint8_t hook_get_cr8(struct cpu *cpu)
 
 static void hook_set_cr8(struct cpu *cpu, uint8_t value)
 {
-	to_vcpu(cpu)->lapic.tpr = value << 4;
+	lapic_set_tpr(to_vcpu(cpu), value << 4);
 }
 
 static uint64_t hook_rdtsc(struct cpu *cpu)
