@@ -186,6 +186,16 @@ static bool needs_single(const struct cpu *c, uint64_t left, bool exact)
 	       debug_active(c) || (exact && left < BLOCK_MAX_INSNS);
 }
 
+/* Whether what the run loop waits for could be injected now. */
+static bool window_open(const struct interp *in)
+{
+	const struct cpu *c = in->cpu;
+	bool irq = (c->event & CPU_EVENT_WINDOW) && (c->rflags & FLAG_IF);
+	bool nmi = (c->event & CPU_EVENT_NMI_WINDOW) && !c->nmi_blocked;
+
+	return (irq || nmi) && interp_interruptible(in);
+}
+
 enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 {
 	struct cpu *const c = in->cpu;
@@ -227,9 +237,8 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 				c->event &= ~CPU_EVENT_YIELD;
 				return INTERP_YIELD;
 			}
-			if ((c->event & CPU_EVENT_WINDOW) && (c->rflags & FLAG_IF) &&
-			    interp_interruptible(in)) {
-				c->event &= ~CPU_EVENT_WINDOW;
+			if (window_open(in)) {
+				c->event &= ~(CPU_EVENT_WINDOW | CPU_EVENT_NMI_WINDOW);
 				return INTERP_YIELD;
 			}
 		}
