@@ -40,7 +40,7 @@ show()
 
 run_guest()
 {
-	timeout --foreground "$limit" build/release/numavisor run --engine interp \
+	timeout --foreground "$limit" build/release/numavisor run --engine "${NV_ENGINE:-auto}" \
 		--kernel "$NV_KERNEL" --initrd "$dir/initrd" \
 		--append "console=ttyS0 panic=-1 nv.run=demo nv.scale=$scale nv.seconds=$seconds" \
 		--cpus sockets=2,cores=2 --memory 2G --disk "path=$dir/disk.img" --rng \

@@ -2,7 +2,9 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/../tests/lib.sh"
 
-NV_MIRROR=${NV_MIRROR:-http://deb.debian.org/debian}
+# Where this machine gets its own Debian 12 packages from, unless the caller says otherwise.
+NV_MIRROR=${NV_MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' \
+	'Created-By: Packages' | awk '$2 == "bookworm" && $3 == "main" { print $1; exit }')}
 NV_GUEST_MODULES="virtio_pci virtio_blk virtio_net virtio_rng button evdev"
 # Part of the cached disk's name: raise it when what nv_make_tree does changes.
 NV_DISK_VERSION=1

@@ -137,10 +137,6 @@ step_boot()
 	nv_say "booting it under the address sanitizer"
 	one build-asan nv_build asan numavisor
 	count_lines boot-asan tests/boot/run.sh asan boot_2 triple_fault terminal
-	nv_say "booting it under the thread sanitizer"
-	one build-tsan nv_build tsan numavisor
-	TSAN_OPTIONS="suppressions=$NV_ROOT/tests/tsan.supp" NV_BOOT_TIMEOUT=600 \
-		count_lines boot-tsan tests/boot/run.sh tsan start
 }
 
 steps=("$@")

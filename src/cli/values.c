@@ -218,7 +218,9 @@ int value_net(struct options *o, char *value)
 
 int value_engine(struct options *o, char *value)
 {
-	if (!engine_find(value))
+	const char *option;
+
+	if (!engine_find(value, &option))
 		return options_fail(o, "--engine %s: unknown; use one of %s", value,
 				    engine_names());
 	o->vm.engine = value;

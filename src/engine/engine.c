@@ -2,12 +2,15 @@
 
 static const struct engine_ops *const engines[] = {&interp_engine, &bt_engine};
 
-const struct engine_ops *engine_find(const char *name)
+const struct engine_ops *engine_find(const char *name, const char **option)
 {
-	if (!strcmp(name, "auto"))
+	size_t len = strcspn(name, ":");
+
+	*option = name[len] ? name + len + 1 : NULL;
+	if (len == 4 && !memcmp(name, "auto", 4))
 		return engines[0];
 	for (unsigned n = 0; n < ARRAY_SIZE(engines); n++)
-		if (!strcmp(name, engines[n]->name))
+		if (strlen(engines[n]->name) == len && !memcmp(name, engines[n]->name, len))
 			return engines[n];
 	return NULL;
 }

@@ -17,7 +17,8 @@ enum vm_exit {
 
 struct engine_ops {
 	const char *name;
-	int (*vcpu_init)(struct vcpu *v);
+	/* option: what followed the engine's name and a colon, or NULL. */
+	int (*vcpu_init)(struct vcpu *v, const char *option);
 	void (*vcpu_fini)(struct vcpu *v);
 	/* Once on the VCPU's thread, before run. */
 	void (*thread_start)(struct vcpu *v);
@@ -26,15 +27,18 @@ struct engine_ops {
 	/* Whether an interrupt (flags permitting) or NMI could be injected now. */
 	bool (*interruptible)(struct vcpu *v);
 	void (*inject)(struct vcpu *v, uint8_t vector);
-	/* Return from run() as soon as the guest can take an interrupt. */
-	void (*want_window)(struct vcpu *v, bool want);
+	/* Return from run() as soon as the guest can take an interrupt, or an NMI. */
+	void (*want_window)(struct vcpu *v, bool nmi);
 	/* From the shootdown queue. */
 	void (*drop_code)(struct vcpu *v, gfn_t gfn);
 	void (*drop_all)(struct vcpu *v);
 };
 
-/* NULL if there is no engine of that name; "auto" picks the best one. */
-const struct engine_ops *engine_find(const char *name);
+/*
+ * NULL if there is no engine of that name; "auto" picks the best one. A colon ends the name; *option
+ * points behind it, or is NULL.
+ */
+const struct engine_ops *engine_find(const char *name, const char **option);
 /* Names for messages, "interp". */
 const char *engine_names(void);
 

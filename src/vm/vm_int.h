@@ -44,6 +44,7 @@ struct isa_line {
 struct vm {
 	struct vm_config cfg;
 	const struct engine_ops *engine;
+	const char *engine_option;
 	struct clock clk;
 	struct gmem gmem;
 	struct numa_mem mem[VM_MAX_NODES];
@@ -67,9 +68,8 @@ struct vm {
 	struct ev_fd control;
 
 	pthread_mutex_t lock; /* below */
-	pthread_cond_t changed;
-	bool ending; /* VCPUs are to leave their loops */
-	bool reset;
+	bool ending;	      /* VCPUs are to leave their loops: for a reset, unless ... */
+	bool ended;	      /* ... the machine has ended, as result says */
 	struct vm_result result;
 };
 

@@ -584,6 +584,14 @@ static void iret_flags(struct cpu *cpu, uint64_t f, unsigned opsize, unsigned cp
 	cpu_update_ctx(cpu);
 }
 
+static void unblock_nmi(struct cpu *cpu)
+{
+	if (!cpu->nmi_blocked)
+		return;
+	cpu->nmi_blocked = false;
+	cpu->event |= CPU_EVENT_YIELD; /* the next one may be waiting */
+}
+
 void seg_iret(struct cpu *cpu, unsigned opsize)
 {
 	struct code_target t;
@@ -605,7 +613,7 @@ void seg_iret(struct cpu *cpu, unsigned opsize)
 		stack_commit(&st);
 		code_commit(cpu, &t);
 		iret_flags(cpu, f, opsize, 0);
-		cpu->nmi_blocked = false;
+		unblock_nmi(cpu);
 		return;
 	}
 	if (opsize > 2 && (f & FLAG_VM) && cpu->cpl == 0 && !cpu_long_mode(cpu))
@@ -628,7 +636,7 @@ void seg_iret(struct cpu *cpu, unsigned opsize)
 	iret_flags(cpu, f, opsize, old_cpl);
 	if (t.cpl > old_cpl)
 		drop_inner_segments(cpu);
-	cpu->nmi_blocked = false;
+	unblock_nmi(cpu);
 }
 
 /* --- fast system calls -------------------------------------------------------------------- */

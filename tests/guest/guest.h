@@ -178,7 +178,7 @@
 
 #define SET_CR(n, value) movq $(value), %rax; movq %rax, %cr##n
 #define WRMSR(msr, value)                                                                          \
-	movl $(msr), %ecx; movl $((value) & 0xffffffff), %eax; movl $((value) >> 32), %edx; wrmsr
+	movl $(msr), %ecx; movabsq $(value), %rax; movq %rax, %rdx; shrq $32, %rdx; wrmsr
 
 #endif
 #endif

@@ -291,7 +291,7 @@ by_stopping:
 	cmpl $0, stopped
 	jne 4b
 	incl %r12d
-	cmpl $MP_ROUNDS / 2, %r12d
+	cmpl $MP_ROUNDS / 5, %r12d
 	jb 1b
 	movl $1, stopping_done
 	ret
@@ -354,7 +354,7 @@ by_breakpoint:
 	movb $0xb8, poked
 	call sync_others
 	incl %r12d
-	cmpl $MP_ROUNDS / 2, %r12d
+	cmpl $MP_ROUNDS / 5, %r12d
 	jb 1b
 	movl $1, poking_done
 	ret

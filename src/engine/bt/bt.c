@@ -137,6 +137,17 @@ static void count(struct bt *bt)
 	bt->running = false;
 }
 
+/* Compiled code branched to a non-canonical address: the branch is undone, its handler faults. */
+static void refault(struct bt *bt, struct bt_site *branch)
+{
+	struct cpu *c = bt->cpu;
+
+	c->gpr[RSP] += branch->undo_rsp;
+	c->gpr[REG_PC] = c->bt.page + branch->block_off;
+	c->stats->instructions--;
+	branch->slot[0].exec(c, &branch->slot[0]);
+}
+
 void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32_t max_insns)
 {
 	struct cpu *c = bt->cpu;
@@ -147,6 +158,7 @@ void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32
 	c->bt.key = block_jump_key(bc, c->rip, 0);
 	c->bt.flags = flags_pack(c);
 	c->bt.exit = NULL;
+	c->bt.branch = NULL;
 	bt->slice = MIN(max_insns, MAX_SLICE);
 	/* At least one block runs, or a caller with a small budget would not get on. */
 	bt->slice = MAX(bt->slice, BLOCK_MAX_INSNS);
@@ -157,6 +169,8 @@ void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32
 	if (!bt->in_cpu)
 		flags_unpack(c, c->bt.flags);
 	count(bt);
+	if (unlikely(!gva_canonical(c->rip) && c->bt.branch))
+		refault(bt, c->bt.branch);
 }
 
 bool bt_running(const struct bt *bt)

@@ -37,6 +37,7 @@ struct bt_site {
 	struct insn slot[3];
 	uint32_t block_off; /* of the block in its page: the handler needs REG_PC */
 	uint16_t behind;    /* instructions of the block behind this one */
+	int32_t undo_rsp;   /* what takes back an indirect branch's change of RSP */
 };
 
 /* A jump at the end of a block that may be patched to go straight to the next block. */

@@ -20,6 +20,16 @@ static void page_address(struct tr *t, unsigned reg, int32_t off)
 	e_lea(t->e, reg, reg, H_RSP, 0, off);
 }
 
+static void look_up(struct tr *t, struct bt_site *branch)
+{
+	if (branch) {
+		e_mov_imm64(t->e, SCRATCH1, (uintptr_t)branch);
+	} else {
+		e8(t->e, 0x41), e8(t->e, 0xbb), e32(t->e, 0); /* mov r11d, 0 */
+	}
+	e_jmp_to(t->e, t->bt->lookup);
+}
+
 /*
  * Leaves the block for an offset relative to its page. Inside the page the jump can be joined to
  * the target later: both are dropped together. Elsewhere the mapping may change, so the target is
@@ -36,7 +46,7 @@ void tr_exit(struct tr *t, int64_t target, unsigned jcc)
 		if (target != (int32_t)target)
 			t->failed = true;
 		page_address(t, SCRATCH0, target);
-		e_jmp_to(t->e, t->bt->lookup);
+		look_up(t, NULL);
 		if (skip && !t->e->full)
 			e_patch(skip, t->e->p);
 	}
@@ -45,6 +55,15 @@ void tr_exit(struct tr *t, int64_t target, unsigned jcc)
 static int64_t branch_target(const struct tr *t, const struct tr_insn *in)
 {
 	return (int64_t)t->page_off + in->off + in->zi.length + in->op[0].imm.value.s;
+}
+
+/* An indirect branch to a non-canonical address must fault itself: bt_run() finds out too late. */
+static struct bt_site *branch_site(struct tr *t, const struct tr_insn *in, int32_t undo_rsp)
+{
+	struct bt_site *s = tr_site(t, in);
+
+	s->undo_rsp = undo_rsp;
+	return s;
 }
 
 static bool emit_push(struct tr *t, const struct tr_insn *in)
@@ -160,7 +179,7 @@ static bool emit_call(struct tr *t, const struct tr_insn *in)
 		e_store(t->e, SCRATCH0, CPU_OFF(rip));
 		push_return_address(t, in);
 		e_load(t->e, SCRATCH0, CPU_OFF(rip));
-		e_jmp_to(t->e, t->bt->lookup);
+		look_up(t, branch_site(t, in, 8));
 	}
 	/* The handler of a slow path ends the block itself. */
 	tr_resume_here(t, first);
@@ -179,7 +198,7 @@ static bool emit_jmp(struct tr *t, const struct tr_insn *in)
 	}
 	if (!load_target(t, in))
 		return false;
-	e_jmp_to(t->e, t->bt->lookup);
+	look_up(t, branch_site(t, in, 0));
 	tr_resume_here(t, first);
 	return true;
 }
@@ -196,7 +215,7 @@ static bool emit_ret(struct tr *t, const struct tr_insn *in)
 	tr_access(t, in, &at_rsp, 8, false);
 	e_op_mem(t->e, 0x8b, SCRATCH0, SCRATCH0, 0);
 	move_rsp(t, release);
-	e_jmp_to(t->e, t->bt->lookup);
+	look_up(t, branch_site(t, in, -release));
 	tr_resume_here(t, first);
 	return true;
 }

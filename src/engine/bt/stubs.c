@@ -114,8 +114,8 @@ static void emit_step(struct bt *bt)
 }
 
 /*
- * Jumped to with the target address in SCRATCH0: through the jump cache to its compiled block, or
- * out. Guest flags are kept.
+ * Jumped to with the target address in SCRATCH0 and the branch's struct bt_site (NULL if it is
+ * direct) in SCRATCH1: through the jump cache to its compiled block, or out. Guest flags are kept.
  */
 static void emit_lookup(struct bt *bt)
 {
@@ -124,6 +124,7 @@ static void emit_lookup(struct bt *bt)
 
 	bt->lookup = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(rip));
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	emit_save_flags(e);
 	e_mov_rr(e, SCRATCH1, SCRATCH0);
 	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xeb), e8(e, 12); /* shr r11, 12 */

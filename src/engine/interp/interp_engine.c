@@ -1,10 +1,12 @@
+#include <stdlib.h>
+
 #include "src/engine/engine.h"
 #include "src/engine/interp/interp.h"
 
 /* Instructions between looks at the LAPIC timer: some tens of microseconds. */
 #define SLICE 4096
 
-static int create(struct vcpu *v, bool translate)
+static int create(struct vcpu *v, bool translate, const char *option)
 {
 	struct interp_config cfg = {
 		.self = v->index,
@@ -12,19 +14,21 @@ static int create(struct vcpu *v, bool translate)
 		/* Decoded code is per VCPU: keep the sum in bounds for wide guests. */
 		.cache_bytes = v->smp->n <= 16 ? MIB(48) : MIB(16),
 		.translate = translate,
+		.translate_after = option ? strtoul(option, NULL, 10) : 0,
 	};
 
 	return interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
 }
 
-static int interp_init(struct vcpu *v)
+static int interp_init(struct vcpu *v, const char *option)
 {
-	return create(v, false);
+	return create(v, false, NULL);
 }
 
-static int bt_init(struct vcpu *v)
+/* Option: how often a block is interpreted before it is translated. */
+static int bt_init(struct vcpu *v, const char *option)
 {
-	return create(v, true);
+	return create(v, true, option);
 }
 
 static void thread_start(struct vcpu *v)
@@ -59,12 +63,9 @@ static void inject(struct vcpu *v, uint8_t vector)
 	interp_inject(v->engine_data, vector);
 }
 
-static void want_window(struct vcpu *v, bool want)
+static void want_window(struct vcpu *v, bool nmi)
 {
-	if (want)
-		v->cpu.event |= CPU_EVENT_WINDOW;
-	else
-		v->cpu.event &= ~CPU_EVENT_WINDOW;
+	v->cpu.event |= nmi ? CPU_EVENT_NMI_WINDOW : CPU_EVENT_WINDOW;
 }
 
 static void drop_code(struct vcpu *v, gfn_t gfn)
