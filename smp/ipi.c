@@ -16,16 +16,18 @@ void apic_msg_from_msi(uint64_t addr, uint32_t data, struct apic_msg *msg)
 	};
 }
 
+static bool in_x2apic(const struct lapic *l)
+{
+	return atomic_load_relaxed(&l->base) & APIC_BASE_X2APIC;
+}
+
 static bool logical_match(const struct lapic *l, const struct apic_msg *m)
 {
 	uint32_t ldr = atomic_load_relaxed(&l->ldr);
 
-	if (atomic_load_relaxed(&l->base) & APIC_BASE_X2APIC) {
-		if (m->wide)
-			return ldr >> 16 == m->dest >> 16 && (ldr & m->dest & 0xffff);
-		/* An 8-bit logical destination reaches cluster 0 only. */
-		return ldr >> 16 == 0 && (ldr & m->dest & 0xff);
-	}
+	/* A destination of a device has no more than 15 bits and reaches cluster 0 only. */
+	if (in_x2apic(l))
+		return ldr >> 16 == m->dest >> 16 && (ldr & m->dest & 0xffff);
 	ldr >>= 24;
 	if (atomic_load_relaxed(&l->dfr) >> 28 == 0xf)
 		return ldr & m->dest & 0xff;
@@ -37,6 +39,12 @@ static bool broadcast(const struct apic_msg *m)
 	return m->wide ? m->dest == ~0u : m->dest == 0xff;
 }
 
+/* Where there are ids above 255, 255 is one of them to a processor in x2APIC mode. */
+static bool broadcast_reaches(const struct vcpu *v, const struct apic_msg *m)
+{
+	return broadcast(m) && (m->wide || v->smp->napic_ids <= 255 || !in_x2apic(&v->lapic));
+}
+
 static bool matches(const struct vcpu *v, const struct apic_msg *m, const struct vcpu *source)
 {
 	switch (m->shorthand) {
@@ -44,7 +52,7 @@ static bool matches(const struct vcpu *v, const struct apic_msg *m, const struct
 	case APIC_ALL: return true;
 	case APIC_ALL_BUT_SELF: return v != source;
 	}
-	if (broadcast(m))
+	if (broadcast_reaches(v, m))
 		return true;
 	if (m->logical)
 		return logical_match(&v->lapic, m);
@@ -64,8 +72,11 @@ static void deliver_to(struct vcpu *v, const struct apic_msg *m)
 	case APIC_NMI: vcpu_request(v, REQ_NMI); break;
 	case APIC_INIT:
 		/* The level de-assert form only synchronised arbitration ids long ago. */
-		if (m->assert || !m->level)
-			vcpu_request(v, REQ_INIT);
+		if (!m->assert && m->level)
+			break;
+		/* An older start-up message the target has not seen was for the state before. */
+		atomic_fetch_and_seq(&v->requests, ~REQ_SIPI);
+		vcpu_request(v, REQ_INIT);
 		break;
 	case APIC_STARTUP:
 		atomic_store_seq(&v->sipi_vector, m->vector);

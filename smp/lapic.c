@@ -40,29 +40,54 @@
 
 #define ICR_BUSY (1u << 12)
 
+/* Later than anything ends, and yet far from an overflow of the host's time. */
+#define FOREVER_NS (1ull << 62)
+
 static bool x2apic(const struct lapic *l)
 {
 	return l->base & APIC_BASE_X2APIC;
 }
 
+static uint32_t x2apic_ldr(const struct lapic *l)
+{
+	return (l->id >> 4) << 16 | 1u << (l->id & 15);
+}
+
+static void clear_private(struct lapic *l)
+{
+	size_t from = offsetof(struct lapic, tpr), to = offsetof(struct lapic, posted);
+
+	memset((char *)l + from, 0, to - from);
+}
+
+/* Others may look at us and post meanwhile. */
 void lapic_reset(struct vcpu *v, bool cold)
 {
 	struct lapic *l = &v->lapic;
-	uint64_t base = l->base;
-	uint32_t id = l->id;
 
-	memset(l, 0, sizeof(*l));
-	l->id = id;
-	l->base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE | (v->index == 0 ? APIC_BASE_BSP : 0);
 	/* INIT keeps the mode (SDM volume 3, 11.12.5.1). */
-	if (!cold)
-		l->base = base;
-	l->dfr = ~0u;
-	l->svr = 0xff;
-	if (x2apic(l))
-		l->ldr = (id >> 4) << 16 | 1u << (id & 15);
+	if (cold)
+		atomic_store_relaxed(&l->base, APIC_DEFAULT_BASE | APIC_BASE_ENABLE |
+						       (v->index == 0 ? APIC_BASE_BSP : 0));
+	atomic_store_relaxed(&l->svr, 0xff);
+	atomic_store_relaxed(&l->dfr, ~0u);
+	atomic_store_relaxed(&l->ldr, x2apic(l) ? x2apic_ldr(l) : 0);
+	for (unsigned n = 0; n < 8; n++) {
+		atomic_store_seq(&l->posted.irr[n], 0);
+		atomic_store_seq(&l->posted.level[n], 0);
+	}
+	clear_private(l);
 	for (unsigned n = 0; n < LVT_COUNT; n++)
 		l->lvt[n] = LVT_MASKED;
+}
+
+void lapic_virtual_wire(struct vcpu *v)
+{
+	struct lapic *l = &v->lapic;
+
+	atomic_store_relaxed(&l->svr, 0xff | SVR_ENABLE);
+	l->lvt[LVT_LINT0] = APIC_EXTINT << 8;
+	l->lvt[LVT_LINT1] = APIC_NMI << 8;
 }
 
 bool lapic_accepts(const struct lapic *l)
@@ -153,11 +178,15 @@ static void eoi(struct vcpu *v)
 	priority_fell(v);
 }
 
-static void error(struct lapic *l, uint32_t bit)
+static void error(struct vcpu *v, uint32_t bit)
 {
+	struct lapic *l = &v->lapic;
+
 	l->esr_next |= bit;
-	if (!(l->lvt[LVT_ERROR] & LVT_MASKED))
-		lapic_post(l, l->lvt[LVT_ERROR], false);
+	if (l->lvt[LVT_ERROR] & LVT_MASKED)
+		return;
+	lapic_post(l, l->lvt[LVT_ERROR], false);
+	vcpu_request(v, REQ_IRQ);
 }
 
 /* --- timer: counts nanoseconds of guest time ------------------------------------------------ */
@@ -187,17 +216,32 @@ static void timer_start(struct vcpu *v)
 	l->timer_deadline_ns = l->timer_initial ? l->timer_start_ns + period_ns(l) : 0;
 }
 
-static void set_tsc_deadline(struct vcpu *v, uint64_t tsc)
+/* Guest time of tsc_deadline; one that is past fires at once. */
+static void arm_deadline(struct vcpu *v)
 {
 	struct lapic *l = &v->lapic;
+	uint64_t now = vcpu_now(v), tsc = now + v->tsc_offset;
 
-	if (!deadline_mode(l))
+	if (!l->tsc_deadline)
+		l->timer_deadline_ns = 0;
+	else if (l->tsc_deadline <= tsc)
+		l->timer_deadline_ns = MAX(now, 1);
+	else
+		l->timer_deadline_ns = now + MIN(l->tsc_deadline - tsc, FOREVER_NS);
+}
+
+static void set_tsc_deadline(struct vcpu *v, uint64_t tsc)
+{
+	if (!deadline_mode(&v->lapic))
 		return;
-	l->tsc_deadline = tsc;
-	/* A deadline in the past fires at once. */
-	l->timer_deadline_ns = !tsc		      ? 0
-			       : tsc <= v->tsc_offset ? 1
-						      : tsc - v->tsc_offset;
+	v->lapic.tsc_deadline = tsc;
+	arm_deadline(v);
+}
+
+void lapic_tsc_moved(struct vcpu *v)
+{
+	if (deadline_mode(&v->lapic))
+		arm_deadline(v);
 }
 
 void lapic_check_timer(struct vcpu *v)
@@ -237,10 +281,10 @@ static uint32_t timer_current(struct vcpu *v)
 
 /* --- registers ------------------------------------------------------------------------------ */
 
-static void send_icr(struct vcpu *v)
+/* high and low are the command register's halves. */
+static void send(struct vcpu *v, uint32_t high, uint32_t low)
 {
 	struct lapic *l = &v->lapic;
-	uint32_t low = l->icr_low;
 	struct apic_msg m = {
 		.vector = low,
 		.delivery = low >> 8 & 7,
@@ -249,11 +293,11 @@ static void send_icr(struct vcpu *v)
 		.level = low >> 15 & 1,
 		.shorthand = low >> 18 & 3,
 		.wide = x2apic(l),
-		.dest = x2apic(l) ? l->icr_high : l->icr_high >> 24,
+		.dest = x2apic(l) ? high : high >> 24,
 	};
 
 	if (m.vector < 16 && (m.delivery == APIC_FIXED || m.delivery == APIC_LOWEST)) {
-		error(l, ESR_SEND_ILLEGAL);
+		error(v, ESR_SEND_ILLEGAL);
 		return;
 	}
 	STAT_INC(&v->stats, ipis);
@@ -308,8 +352,8 @@ static bool reg_read(struct vcpu *v, unsigned reg, uint32_t *value)
 static void write_lvt(struct vcpu *v, int n, uint32_t value)
 {
 	static const uint32_t valid[LVT_COUNT] = {
-		[LVT_CMCI] = 0x107ff,	[LVT_TIMER] = 0x700ff,	[LVT_THERMAL] = 0x107ff,
-		[LVT_PERF] = 0x107ff,	[LVT_LINT0] = 0x1a7ff,	[LVT_LINT1] = 0x1a7ff,
+		[LVT_CMCI] = 0x107ff,  [LVT_TIMER] = 0x700ff, [LVT_THERMAL] = 0x107ff,
+		[LVT_PERF] = 0x107ff,  [LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff,
 		[LVT_ERROR] = 0x100ff,
 	};
 	struct lapic *l = &v->lapic;
@@ -327,26 +371,29 @@ static void write_lvt(struct vcpu *v, int n, uint32_t value)
 	}
 }
 
+static bool xapic_only(unsigned reg)
+{
+	return reg == REG_ID || reg == REG_LDR || reg == REG_DFR || reg == REG_ICR_HIGH;
+}
+
 /* False: no such register, or not writable in x2APIC mode. */
 static bool reg_write(struct vcpu *v, unsigned reg, uint32_t value)
 {
 	struct lapic *l = &v->lapic;
 	int lvt = lvt_index(reg);
 
+	if (x2apic(l) && xapic_only(reg))
+		return false;
 	if (lvt >= 0) {
 		write_lvt(v, lvt, value);
 		return true;
 	}
 	switch (reg) {
-	case REG_ID: return !x2apic(l); /* the id is fixed, as in recent processors */
+	case REG_ID: return true; /* the id is fixed, as in recent processors */
 	case REG_TPR: lapic_set_tpr(v, value); return true;
 	case REG_EOI: eoi(v); return true;
-	case REG_LDR:
-		atomic_store_relaxed(&l->ldr, value & 0xff000000);
-		return !x2apic(l);
-	case REG_DFR:
-		atomic_store_relaxed(&l->dfr, value | 0x0fffffff);
-		return !x2apic(l);
+	case REG_LDR: atomic_store_relaxed(&l->ldr, value & 0xff000000); return true;
+	case REG_DFR: atomic_store_relaxed(&l->dfr, value | 0x0fffffff); return true;
 	case REG_SVR:
 		atomic_store_relaxed(&l->svr, value & 0x11ff);
 		if (!(value & SVR_ENABLE))
@@ -359,25 +406,20 @@ static bool reg_write(struct vcpu *v, unsigned reg, uint32_t value)
 		return true;
 	case REG_ICR_LOW:
 		l->icr_low = value & 0x000ccfff & ~ICR_BUSY;
-		send_icr(v);
+		send(v, l->icr_high, l->icr_low);
 		return true;
-	case REG_ICR_HIGH:
-		l->icr_high = value & 0xff000000;
-		return !x2apic(l);
+	case REG_ICR_HIGH: l->icr_high = value & 0xff000000; return true;
 	case REG_INITIAL:
 		if (!deadline_mode(l)) {
 			l->timer_initial = value;
 			timer_start(v);
 		}
 		return true;
-	case REG_DIVIDE:
-		l->timer_divide = value & 0xb;
-		return true;
+	case REG_DIVIDE: l->timer_divide = value & 0xb; return true;
 	case REG_SELF_IPI:
 		if (!x2apic(l))
 			return false;
-		l->icr_low = (value & 0xff) | APIC_SELF << 18 | 1u << 14;
-		send_icr(v);
+		send(v, 0, (value & 0xff) | APIC_SELF << 18 | 1u << 14);
 		return true;
 	default: return false;
 	}
@@ -389,7 +431,7 @@ void lapic_mmio_read(struct vcpu *v, unsigned off, void *data, unsigned len)
 
 	/* Registers are 32 bits at 16-byte steps; other accesses are undefined and read 0. */
 	if (!reg_read(v, off & ~15u, &value))
-		error(&v->lapic, ESR_REG_ILLEGAL);
+		error(v, ESR_REG_ILLEGAL);
 	memset(data, 0, len);
 	if (!(off & 12))
 		memcpy(data, (char *)&value + (off & 3), MIN(len, 4 - (off & 3)));
@@ -403,7 +445,7 @@ void lapic_mmio_write(struct vcpu *v, unsigned off, const void *data, unsigned l
 		return;
 	memcpy(&value, data, 4);
 	if (!reg_write(v, off, value))
-		error(&v->lapic, ESR_REG_ILLEGAL);
+		error(v, ESR_REG_ILLEGAL);
 }
 
 /* --- MSRs ----------------------------------------------------------------------------------- */
@@ -427,7 +469,7 @@ static int write_base(struct vcpu *v, uint64_t value)
 		atomic_store_relaxed(&l->base, value);
 	}
 	if (x2 && !was_x2)
-		atomic_store_relaxed(&l->ldr, (l->id >> 4) << 16 | 1u << (l->id & 15));
+		atomic_store_relaxed(&l->ldr, x2apic_ldr(l));
 	return 0;
 }
 

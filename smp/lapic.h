@@ -2,7 +2,7 @@
  * Local APIC and x2APIC (Intel SDM volume 3, chapter 11).
  *
  * Everything belongs to the VCPU's thread except `posted`, into which any thread ORs vectors, and the
- * fields marked "read by senders", which their owner writes atomically.
+ * fields that senders read.
  */
 #ifndef SMP_LAPIC_H
 #define SMP_LAPIC_H
@@ -19,9 +19,11 @@ enum lapic_lvt { LVT_CMCI, LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT
 #define APIC_DEFAULT_BASE 0xfee00000u
 
 struct lapic {
-	uint64_t base; /* IA32_APIC_BASE; read by senders */
-	uint32_t id;   /* x2APIC id; the xAPIC id is its low byte. read by senders */
-	uint32_t ldr, dfr, svr; /* read by senders */
+	/* Read by senders, stored atomically. */
+	uint64_t base; /* IA32_APIC_BASE */
+	uint32_t id;   /* x2APIC id, fixed; the xAPIC id is its low byte */
+	uint32_t ldr, dfr, svr;
+	/* The owner's alone. */
 	uint32_t tpr, esr, esr_next, icr_low, icr_high;
 	uint32_t lvt[LVT_COUNT];
 	uint32_t isr[8], irr[8], tmr[8];
@@ -52,6 +54,10 @@ void lapic_ack(struct lapic *l, uint8_t vector);
 void lapic_set_tpr(struct vcpu *v, uint8_t tpr);
 /* Posts the timer interrupt if it is due. */
 void lapic_check_timer(struct vcpu *v);
+/* tsc_offset has changed: a deadline is a time of the TSC. */
+void lapic_tsc_moved(struct vcpu *v);
+/* What firmware leaves behind on the boot processor: the PIC reaches it through LINT0. */
+void lapic_virtual_wire(struct vcpu *v);
 
 /* xAPIC page; offset below 4096. */
 void lapic_mmio_read(struct vcpu *v, unsigned off, void *data, unsigned len);

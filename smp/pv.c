@@ -3,10 +3,11 @@
  * nanoseconds of guest time, so the clock is the TSC itself: multiplier and shift are the identity.
  */
 #include "smp/smp.h"
+#include "src/base/atomic.h"
 
-#define MSR_WALL_CLOCK	   0x11
-#define MSR_SYSTEM_TIME	   0x12
-#define MSR_WALL_CLOCK_NEW 0x4b564d00
+#define MSR_WALL_CLOCK	    0x11
+#define MSR_SYSTEM_TIME	    0x12
+#define MSR_WALL_CLOCK_NEW  0x4b564d00
 #define MSR_SYSTEM_TIME_NEW 0x4b564d01
 
 #define CLOCK_TSC_STABLE 1
@@ -34,23 +35,39 @@ _Static_assert(sizeof(struct time_info) == 32, "ABI");
 static void write_wall_clock(struct vcpu *v, gpa_t gpa)
 {
 	uint64_t t = v->smp->clk->epoch_ns;
-	struct wall_clock wc = {
-		.version = 2, .sec = t / NSEC_PER_SEC, .nsec = t % NSEC_PER_SEC};
+	struct wall_clock wc = {.version = 2, .sec = t / NSEC_PER_SEC, .nsec = t % NSEC_PER_SEC};
 
 	gmem_write(v->smp->gmem, gpa, &wc, sizeof(wc));
 }
 
+/*
+ * Other VCPUs may be reading: the version is odd while the rest changes. A TSC that was moved does
+ * not agree with those of the others any more, so the guest may not take one for another.
+ */
 static void write_time_info(struct vcpu *v)
 {
+	struct gmem *gm = v->smp->gmem;
 	struct time_info ti = {
-		.version = 2,
+		.version = v->kvmclock_version + 1,
 		.tsc_timestamp = v->tsc_offset,
 		.tsc_to_system_mul = 1u << 31,
 		.tsc_shift = 1,
-		.flags = CLOCK_TSC_STABLE,
+		.flags = v->tsc_offset ? 0 : CLOCK_TSC_STABLE,
 	};
 
-	gmem_write(v->smp->gmem, v->kvmclock_gpa, &ti, sizeof(ti));
+	gmem_write(gm, v->kvmclock_gpa, &ti.version, sizeof(ti.version));
+	/* Both fences pair with the guest's between its looks at the version. */
+	atomic_fence_seq();
+	gmem_write(gm, v->kvmclock_gpa, &ti, sizeof(ti));
+	atomic_fence_seq();
+	ti.version = v->kvmclock_version += 2;
+	gmem_write(gm, v->kvmclock_gpa, &ti.version, sizeof(ti.version));
+}
+
+void pv_tsc_moved(struct vcpu *v)
+{
+	if (v->kvmclock_gpa)
+		write_time_info(v);
 }
 
 int pv_write_msr(struct vcpu *v, uint32_t msr, uint64_t value)

@@ -41,6 +41,7 @@ struct vcpu {
 	enum vcpu_mp_state mp_state;
 	bool nmi_pending;
 	uint64_t kvmclock_gpa; /* 0: off */
+	uint32_t kvmclock_version;
 	uint64_t tsc_offset;   /* guest TSC = guest time in ns + offset, modulo 2^64 */
 	void *engine_data;
 	pthread_t thread;
@@ -113,13 +114,15 @@ static inline uint64_t vcpu_now(struct vcpu *v)
 uint32_t vcpu_take_requests(struct vcpu *v);
 /* Whether an interrupt would be taken if RFLAGS.IF allowed it. */
 bool vcpu_irq_pending(struct vcpu *v);
-/* The vector to deliver now, acknowledged; only after vcpu_irq_pending(). */
-uint8_t vcpu_ack_irq(struct vcpu *v);
+/* The vector to deliver now, acknowledged; -1 if the PIC has taken its request back. */
+int vcpu_ack_irq(struct vcpu *v);
 /* Blocks until a request or the LAPIC timer's deadline. The queue is offline meanwhile. */
 void vcpu_block(struct vcpu *v, const struct shootdown_sink *sink);
 
 /* pv.c: KVM's paravirtual MSRs. 0 or -EINVAL. */
 int pv_read_msr(struct vcpu *v, uint32_t msr, uint64_t *value);
 int pv_write_msr(struct vcpu *v, uint32_t msr, uint64_t value);
+/* tsc_offset has changed. */
+void pv_tsc_moved(struct vcpu *v);
 
 #endif

@@ -122,8 +122,7 @@ static bool extint_pending(struct vcpu *v)
 		return false;
 	if (!(l->base & APIC_BASE_ENABLE))
 		return true;
-	return !(l->lvt[LVT_LINT0] & (1u << 16)) &&
-	       (l->lvt[LVT_LINT0] >> 8 & 7) == APIC_EXTINT;
+	return !(l->lvt[LVT_LINT0] & (1u << 16)) && (l->lvt[LVT_LINT0] >> 8 & 7) == APIC_EXTINT;
 }
 
 bool vcpu_irq_pending(struct vcpu *v)
@@ -131,14 +130,15 @@ bool vcpu_irq_pending(struct vcpu *v)
 	return lapic_pending(&v->lapic) >= 0 || extint_pending(v);
 }
 
-uint8_t vcpu_ack_irq(struct vcpu *v)
+int vcpu_ack_irq(struct vcpu *v)
 {
 	int vector;
 
 	if (extint_pending(v))
 		return v->smp->ops.extint_ack(v->smp->ops.opaque);
 	vector = lapic_pending(&v->lapic);
-	lapic_ack(&v->lapic, vector);
+	if (vector >= 0)
+		lapic_ack(&v->lapic, vector);
 	return vector;
 }
 
@@ -199,7 +199,11 @@ static int hook_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t value)
 	struct vcpu *v = to_vcpu(cpu);
 	int r = lapic_write_msr(v, msr, value);
 
-	return r == -ENOENT ? pv_write_msr(v, msr, value) : r;
+	if (r == -ENOENT)
+		return pv_write_msr(v, msr, value);
+	/* An end of interrupt or a lower priority may let another one through. */
+	cpu->event |= CPU_EVENT_YIELD;
+	return r;
 }
 
 static uint8_t hook_get_cr8(struct cpu *cpu)
@@ -219,11 +223,15 @@ static uint64_t hook_rdtsc(struct cpu *cpu)
 	return vcpu_now(v) + v->tsc_offset;
 }
 
-static void hook_wrtsc(struct cpu *cpu, uint64_t value)
+/* What follows from the TSC follows it. */
+static void hook_move_tsc(struct cpu *cpu, uint64_t delta)
 {
 	struct vcpu *v = to_vcpu(cpu);
 
-	v->tsc_offset = value - vcpu_now(v);
+	v->tsc_offset += delta;
+	lapic_tsc_moved(v);
+	pv_tsc_moved(v);
+	cpu->event |= CPU_EVENT_YIELD;
 }
 
 static uint64_t hook_hypercall(struct cpu *cpu, uint64_t nr, const uint64_t arg[4])
@@ -255,7 +263,7 @@ static const struct cpu_ops hooks = {
 	.get_cr8 = hook_get_cr8,
 	.set_cr8 = hook_set_cr8,
 	.rdtsc = hook_rdtsc,
-	.wrtsc = hook_wrtsc,
+	.move_tsc = hook_move_tsc,
 	.hypercall = hook_hypercall,
 	.cpuid = hook_cpuid,
 };
@@ -284,7 +292,8 @@ static void reset_vcpu(struct vcpu *v)
 	v->nmi_pending = false;
 	v->kvmclock_gpa = 0;
 	v->tsc_offset = 0;
-	v->requests = 0;
+	/* The I/O thread goes on posting meanwhile. */
+	atomic_store_seq(&v->requests, 0);
 }
 
 void smp_reset(struct smp *smp)

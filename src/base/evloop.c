@@ -123,12 +123,14 @@ void evloop_timer_cancel(struct evloop *loop, struct ev_timer *t)
 
 void evloop_run_timers(struct evloop *loop)
 {
-	uint64_t ticks;
+	uint64_t ticks, now;
 
 	if (read(loop->timer_fd, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
 		log_warn("reading a timer failed: %s", strerror(errno));
 	pthread_mutex_lock(&loop->lock);
-	while (loop->timers && loop->timers->deadline_ns <= clock_now(loop->clk)) {
+	/* Not those that come due meanwhile: descriptors must have their turn. */
+	now = clock_now(loop->clk);
+	while (loop->timers && loop->timers->deadline_ns <= now) {
 		struct ev_timer *t = loop->timers;
 
 		unlink_timer_locked(loop, t);

@@ -27,8 +27,8 @@ struct engine_ops {
 	/* Whether an interrupt (flags permitting) or NMI could be injected now. */
 	bool (*interruptible)(struct vcpu *v);
 	void (*inject)(struct vcpu *v, uint8_t vector);
-	/* Return from run() as soon as the guest can take an interrupt. */
-	void (*want_window)(struct vcpu *v, bool want);
+	/* Return from run() as soon as the guest can take an interrupt, or an NMI. */
+	void (*want_window)(struct vcpu *v, bool nmi);
 	/* From the shootdown queue. */
 	void (*drop_code)(struct vcpu *v, gfn_t gfn);
 	void (*drop_all)(struct vcpu *v);

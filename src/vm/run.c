@@ -49,24 +49,45 @@ static bool wakes(struct vcpu *v)
 	       ((v->cpu.rflags & FLAG_IF) && vcpu_irq_pending(v));
 }
 
+static bool inject_nmi(struct run *run)
+{
+	struct vcpu *v = run->v;
+
+	if (v->cpu.nmi_blocked || !run->engine->interruptible(v))
+		return false;
+	v->nmi_pending = false;
+	v->cpu.nmi_blocked = true;
+	STAT_INC(&v->stats, nmis);
+	run->engine->inject(v, EXC_NMI);
+	return true;
+}
+
+static void inject_irq(struct run *run)
+{
+	struct vcpu *v = run->v;
+	int vector;
+
+	if (!(v->cpu.rflags & FLAG_IF) || !run->engine->interruptible(v))
+		return;
+	vector = vcpu_ack_irq(v);
+	if (vector < 0)
+		return;
+	STAT_INC(&v->stats, interrupts);
+	run->engine->inject(v, vector);
+}
+
+/* One event at most; the engine is asked to stop where the next one can be taken. */
 static void inject(struct run *run)
 {
 	struct vcpu *v = run->v;
-	bool ready = run->engine->interruptible(v);
+	bool taken = v->nmi_pending && inject_nmi(run);
 
-	if (v->nmi_pending && !v->cpu.nmi_blocked && ready) {
-		v->nmi_pending = false;
-		v->cpu.nmi_blocked = true;
-		STAT_INC(&v->stats, nmis);
-		run->engine->inject(v, EXC_NMI);
-	} else if (vcpu_irq_pending(v)) {
-		if ((v->cpu.rflags & FLAG_IF) && ready) {
-			STAT_INC(&v->stats, interrupts);
-			run->engine->inject(v, vcpu_ack_irq(v));
-		} else {
-			run->engine->want_window(v, true);
-		}
-	}
+	if (v->nmi_pending)
+		run->engine->want_window(v, true);
+	if (!taken && vcpu_irq_pending(v))
+		inject_irq(run);
+	if (vcpu_irq_pending(v))
+		run->engine->want_window(v, false);
 }
 
 static void triple_fault(struct run *run)
@@ -82,8 +103,11 @@ static void run_loop(struct run *run)
 {
 	struct vcpu *v = run->v;
 
-	while (!vm_ending(run->vm)) {
+	for (;;) {
 		safepoint(run);
+		/* After the request that tells of it was taken: else nobody would wake us. */
+		if (vm_ending(run->vm))
+			break;
 		if (v->mp_state == VCPU_HALTED && wakes(v))
 			v->mp_state = VCPU_RUNNING;
 		if (v->mp_state != VCPU_RUNNING) {

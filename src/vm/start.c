@@ -74,6 +74,8 @@ static void firmware_state(struct vm *vm, struct vcpu *v)
 	/* Ids that xAPIC mode cannot name need x2APIC mode from the start. */
 	if (vm->smp->napic_ids > 255)
 		lapic_write_msr(v, MSR_APIC_BASE, v->lapic.base | APIC_BASE_X2APIC);
+	if (v->index == 0)
+		lapic_virtual_wire(v);
 }
 
 int start_state(struct vm *vm)

@@ -26,9 +26,9 @@ static void leave_run_loops(struct vm *vm)
 void vm_end_with(struct vm *vm, enum vm_end end, uint32_t value)
 {
 	pthread_mutex_lock(&vm->lock);
-	if (!vm->ending) {
+	if (!vm->ended) {
+		vm->ended = true;
 		vm->result = (struct vm_result){.end = end, .value = value};
-		vm->reset = false;
 		leave_run_loops(vm);
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -37,10 +37,8 @@ void vm_end_with(struct vm *vm, enum vm_end end, uint32_t value)
 void vm_request_reset(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
-	if (!vm->ending) {
-		vm->reset = true;
+	if (!vm->ending) /* else it is being reset already, or ends */
 		leave_run_loops(vm);
-	}
 	pthread_mutex_unlock(&vm->lock);
 }
 
@@ -221,8 +219,31 @@ void vm_destroy(struct vm *vm)
 	free(vm);
 }
 
-/* Starts all VCPU threads and waits for their end. False if a thread could not be started. */
-static bool run_once(struct vm *vm)
+static bool has_ended(struct vm *vm)
+{
+	bool ended;
+
+	pthread_mutex_lock(&vm->lock);
+	ended = vm->ended;
+	pthread_mutex_unlock(&vm->lock);
+	return ended;
+}
+
+/* After a reset: lets the VCPUs run again, unless the end came meanwhile. */
+static bool may_run(struct vm *vm)
+{
+	bool run;
+
+	pthread_mutex_lock(&vm->lock);
+	run = !vm->ended;
+	if (run)
+		atomic_store_seq(&vm->ending, false);
+	pthread_mutex_unlock(&vm->lock);
+	return run;
+}
+
+/* Starts all VCPU threads and waits for their end. */
+static void run_once(struct vm *vm)
 {
 	unsigned n = vm->smp->n, started;
 	struct vcpu_thread *t = calloc(n, sizeof(*t));
@@ -245,32 +266,29 @@ static bool run_once(struct vm *vm)
 		pthread_join(vm->smp->vcpu[i]->thread, NULL);
 	rcu_online();
 	free(t);
-	return !r;
+}
+
+/* All VCPUs have left their loops. False if that was for good. */
+static bool reset(struct vm *vm)
+{
+	machine_reset(vm);
+	smp_reset(vm->smp);
+	for (unsigned n = 0; n < vm->smp->n; n++)
+		vm->engine->drop_all(vm->smp->vcpu[n]);
+	if (start_state(vm))
+		vm_end_with(vm, VM_END_HOST_ERROR, 0);
+	return may_run(vm);
 }
 
 void vm_run(struct vm *vm, struct vm_result *res)
 {
-	bool again = true;
-
 	if (evloop_start(vm->loop)) {
 		res->end = VM_END_HOST_ERROR;
 		return;
 	}
-	while (again) {
-		again = run_once(vm);
-		if (!vm->reset)
-			break;
-		machine_reset(vm);
-		smp_reset(vm->smp);
-		for (unsigned n = 0; n < vm->smp->n; n++)
-			vm->engine->drop_all(vm->smp->vcpu[n]);
-		if (start_state(vm)) {
-			vm->result.end = VM_END_HOST_ERROR;
-			break;
-		}
-		vm->reset = false;
-		atomic_store_seq(&vm->ending, false);
-	}
+	do {
+		run_once(vm);
+	} while (!has_ended(vm) && reset(vm));
 	/* The I/O thread goes on until here, so that late output of the guest is not lost. */
 	evloop_stop(vm->loop);
 	*res = vm->result;

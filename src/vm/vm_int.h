@@ -68,9 +68,8 @@ struct vm {
 	struct ev_fd control;
 
 	pthread_mutex_t lock; /* below */
-	pthread_cond_t changed;
-	bool ending; /* VCPUs are to leave their loops */
-	bool reset;
+	bool ending;	      /* VCPUs are to leave their loops: for a reset, unless ... */
+	bool ended;	      /* ... the machine has ended, as result says */
 	struct vm_result result;
 };
 

@@ -66,7 +66,7 @@ struct cpu_ops {
 	uint8_t (*get_cr8)(struct cpu *cpu);
 	void (*set_cr8)(struct cpu *cpu, uint8_t value);
 	uint64_t (*rdtsc)(struct cpu *cpu);
-	void (*wrtsc)(struct cpu *cpu, uint64_t value);
+	void (*move_tsc)(struct cpu *cpu, uint64_t delta); /* modulo 2^64 */
 	/* KVM-style hypercall; the result goes to RAX. */
 	uint64_t (*hypercall)(struct cpu *cpu, uint64_t nr, const uint64_t arg[4]);
 	/* Fills the four registers (EAX, EBX, ECX, EDX) for a leaf. */
@@ -84,6 +84,7 @@ struct cpu_ops {
 #define CPU_EVENT_WINDOW (1u << 8) /* stop when an interrupt could be taken */
 #define CPU_EVENT_YIELD	 (1u << 6) /* leave the block: something to look at */
 #define CPU_EVENT_PAUSE	 (1u << 9) /* PAUSE was executed */
+#define CPU_EVENT_NMI_WINDOW (1u << 10) /* stop when an NMI could be taken */
 
 struct cpu_exception {
 	uint8_t vector;

@@ -104,6 +104,14 @@ int msr_read(struct cpu *cpu, uint32_t msr, uint64_t *value)
 	}
 }
 
+/* Moved by a distance, not set: so no time is lost between reading the clock and writing. */
+static int move_tsc(struct cpu *cpu, uint64_t delta)
+{
+	cpu->tsc_adjust += delta;
+	cpu->ops->move_tsc(cpu, delta);
+	return 0;
+}
+
 int msr_write(struct cpu *cpu, uint32_t msr, uint64_t v)
 {
 	uint64_t *p = plain(cpu, msr);
@@ -121,14 +129,8 @@ int msr_write(struct cpu *cpu, uint32_t msr, uint64_t v)
 		return 0;
 	}
 	switch (msr) {
-	case MSR_TSC:
-		cpu->tsc_adjust += v - cpu->ops->rdtsc(cpu);
-		cpu->ops->wrtsc(cpu, v);
-		return 0;
-	case MSR_TSC_ADJUST:
-		cpu->ops->wrtsc(cpu, cpu->ops->rdtsc(cpu) + v - cpu->tsc_adjust);
-		cpu->tsc_adjust = v;
-		return 0;
+	case MSR_TSC: return move_tsc(cpu, v - cpu->ops->rdtsc(cpu));
+	case MSR_TSC_ADJUST: return move_tsc(cpu, v - cpu->tsc_adjust);
 	case MSR_EFER: return write_efer(cpu, v);
 	case MSR_PAT:
 		if (!pat_valid(v))

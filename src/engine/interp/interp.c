@@ -247,6 +247,16 @@ static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 	return true;
 }
 
+/* Whether what the run loop waits for could be injected now. */
+static bool window_open(const struct interp *in)
+{
+	const struct cpu *c = in->cpu;
+	bool irq = (c->event & CPU_EVENT_WINDOW) && (c->rflags & FLAG_IF);
+	bool nmi = (c->event & CPU_EVENT_NMI_WINDOW) && !c->nmi_blocked;
+
+	return (irq || nmi) && interp_interruptible(in);
+}
+
 enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 {
 	struct cpu *const c = in->cpu;
@@ -288,9 +298,8 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 				c->event &= ~CPU_EVENT_YIELD;
 				return INTERP_YIELD;
 			}
-			if ((c->event & CPU_EVENT_WINDOW) && (c->rflags & FLAG_IF) &&
-			    interp_interruptible(in)) {
-				c->event &= ~CPU_EVENT_WINDOW;
+			if (window_open(in)) {
+				c->event &= ~(CPU_EVENT_WINDOW | CPU_EVENT_NMI_WINDOW);
 				return INTERP_YIELD;
 			}
 		}

@@ -63,12 +63,9 @@ static void inject(struct vcpu *v, uint8_t vector)
 	interp_inject(v->engine_data, vector);
 }
 
-static void want_window(struct vcpu *v, bool want)
+static void want_window(struct vcpu *v, bool nmi)
 {
-	if (want)
-		v->cpu.event |= CPU_EVENT_WINDOW;
-	else
-		v->cpu.event &= ~CPU_EVENT_WINDOW;
+	v->cpu.event |= nmi ? CPU_EVENT_NMI_WINDOW : CPU_EVENT_WINDOW;
 }
 
 static void drop_code(struct vcpu *v, gfn_t gfn)
