@@ -205,13 +205,14 @@ bool gmem_code_stabilise(struct gmem *gm, gfn_t gfn, uint32_t word)
 {
 	uint32_t *p = npt_code_word(gm->npt, gfn);
 
-	return p && atomic_cas_seq(p, &word, WORD(CODE_STABLE, WORD_GEN(word)));
+	return p && code_word_state(word) == CODE_PROTECTING &&
+	       atomic_cas_seq(p, &word, WORD(CODE_STABLE, WORD_GEN(word)));
 }
 
 bool gmem_code_written(struct gmem *gm, gfn_t gfn)
 {
 	uint32_t *p = npt_code_word(gm->npt, gfn);
-	uint32_t word;
+	uint32_t word, dropping;
 
 	if (!p)
 		return false;
@@ -224,7 +225,20 @@ bool gmem_code_written(struct gmem *gm, gfn_t gfn)
 	do {
 		if (code_word_state(word) == CODE_NONE)
 			return false;
-	} while (!atomic_cas_seq(p, &word, WORD(CODE_NONE, WORD_GEN(word) + 1)));
+		dropping = WORD(CODE_DROPPING, WORD_GEN(word) + 1);
+		if (code_word_state(word) == CODE_DROPPING)
+			break;
+	} while (!atomic_cas_seq(p, &word, dropping));
+	/*
+	 * Also when another storer made it DROPPING: its posts may not all be out yet, and our
+	 * caller will take acknowledgements from now on for proof that its own store was heard of.
+	 */
 	post_all(gm, SHOOTDOWN_DROP_CODE, gfn);
+	/*
+	 * Who sees NONE stores without a word. By then everyone has been told of the end of the
+	 * generation before, so that an acknowledgement of anything later covers it.
+	 */
+	if (code_word_state(word) != CODE_DROPPING)
+		atomic_cas_seq(p, &dropping, WORD(CODE_NONE, WORD_GEN(dropping)));
 	return true;
 }

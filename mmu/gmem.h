@@ -67,10 +67,11 @@ int gmem_write(struct gmem *gm, gpa_t gpa, const void *buf, uint64_t len);
  * Code frames. See docs/concurrency.md, "Code pages".
  *
  * A frame is NONE, PROTECTING (someone wants to cache code from it; stores may still be on the fast
- * path of some VCPU) or STABLE (every store to it is noticed). Code is cached only from STABLE
- * frames; from a PROTECTING one it is decoded afresh for each execution.
+ * path of some VCPU), STABLE (every store to it is noticed) or DROPPING (it was stored to, and not
+ * everyone has been told yet). Code is cached only from STABLE frames; from others it is decoded
+ * afresh for each execution. Stores may take the fast path only to NONE frames.
  */
-enum code_state { CODE_NONE, CODE_PROTECTING, CODE_STABLE };
+enum code_state { CODE_NONE, CODE_PROTECTING, CODE_STABLE, CODE_DROPPING };
 
 /* State word of a frame: enum code_state in the low two bits, a generation above. 0 if not RAM. */
 uint32_t gmem_code_word(struct gmem *gm, gfn_t gfn);
@@ -78,13 +79,16 @@ static inline enum code_state code_word_state(uint32_t word)
 {
 	return word & 3;
 }
-/* NONE -> PROTECTING; posts SHOOTDOWN_PROTECT to every queue. Returns the new word. */
+/*
+ * NONE -> PROTECTING; posts SHOOTDOWN_PROTECT to every queue, also if the frame is PROTECTING already.
+ * Returns the new word, whose state is DROPPING if this is not the moment to protect.
+ */
 uint32_t gmem_code_protect(struct gmem *gm, gfn_t gfn);
 /* PROTECTING -> STABLE if the word is still the given one. */
 bool gmem_code_stabilise(struct gmem *gm, gfn_t gfn, uint32_t word);
 /*
- * To be called after a store to the frame: if code may be cached from it, makes it NONE and posts
- * SHOOTDOWN_DROP_CODE to every queue. Returns true if it did.
+ * To be called after a store to the frame: if code may be cached from it, posts SHOOTDOWN_DROP_CODE
+ * to every queue and makes it NONE. Returns true if it posted.
  */
 bool gmem_code_written(struct gmem *gm, gfn_t gfn);
 

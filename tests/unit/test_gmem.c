@@ -20,6 +20,8 @@ struct fixture {
 	uint8_t *host[3];
 	struct shootdown_queue queue[NQUEUES];
 	unsigned kicks;
+	gfn_t watch; /* frame whose state is noted when a queue is kicked */
+	enum code_state state_at_kick;
 	unsigned seen[3]; /* messages by kind */
 	uint64_t last;
 };
@@ -32,7 +34,10 @@ static const struct memslot layout[3] = {
 
 static void kick(void *arg)
 {
-	((struct fixture *)arg)->kicks++;
+	struct fixture *f = arg;
+
+	f->kicks++;
+	f->state_at_kick = code_word_state(gmem_code_word(&f->gm, f->watch));
 }
 
 static int setup(void **state)
@@ -291,6 +296,32 @@ static void stable(struct fixture *f, gfn_t gfn)
 	assert_true(gmem_code_stabilise(&f->gm, gfn, gmem_code_protect(&f->gm, gfn)));
 }
 
+/* Who sees NONE may store in silence, so by then everyone must have been told of the last store. */
+static void test_none_comes_after_the_posts(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t *word, old;
+
+	f->watch = 3;
+	stable(f, 3);
+	assert_int_equal(f->state_at_kick, CODE_PROTECTING);
+	assert_true(gmem_code_written(&f->gm, 3));
+	assert_int_equal(f->state_at_kick, CODE_DROPPING);
+	assert_int_equal(code_word_state(gmem_code_word(&f->gm, 3)), CODE_NONE);
+
+	/* While another storer is between the two, nothing is protected, and stores post as well.
+	 */
+	word = npt_code_word(f->gm.npt, 3);
+	old = *word += CODE_DROPPING;
+	assert_int_equal(gmem_code_protect(&f->gm, 3), old);
+	assert_false(gmem_code_stabilise(&f->gm, 3, old));
+	drain(f);
+	assert_true(gmem_code_written(&f->gm, 3));
+	assert_int_equal(*word, old);
+	drain(f);
+	assert_int_equal(f->seen[SHOOTDOWN_DROP_CODE], NQUEUES);
+}
+
 static void test_device_writes_reach_code_frames(void **state)
 {
 	struct fixture *f = *state;
@@ -326,6 +357,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_code_word_states, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_written_while_protecting_defeats_stabilise,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_none_comes_after_the_posts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_writes_reach_code_frames, setup,
 						teardown),
 	};

@@ -168,8 +168,12 @@ static bool frame_stable(struct block_cache *bc, gfn_t gfn)
 	pd = find_pending(bc, gfn);
 	if (!pd || pd->word != word)
 		pd = start_protection(bc, gfn);
-	if (!pd || code_word_state(pd->word) == CODE_NONE)
+	if (!pd)
 		return false;
+	if (code_word_state(pd->word) == CODE_NONE || code_word_state(pd->word) == CODE_DROPPING) {
+		pd->word = 0;
+		return false;
+	}
 	if (code_word_state(pd->word) == CODE_PROTECTING) {
 		if (!all_acked(gm, pd) || !gmem_code_stabilise(gm, gfn, pd->word)) {
 			/* Stabilised by another VCPU meanwhile, or written. */
