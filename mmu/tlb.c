@@ -158,23 +158,33 @@ void tlb_insert(struct tlb *tlb, enum tlb_ctx ctx, const struct tlb_fill *fill)
 	e->gfn = fill->gfn;
 }
 
-const struct itlb_entry *tlb_fetch_lookup(const struct tlb *tlb, gva_t gva, bool user)
+static void note_exec(struct tlb *tlb, gva_t gva)
+{
+	unsigned b = bloom_bit(gva);
+
+	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
+}
+
+const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user)
 {
 	const struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) & (ITLB_SIZE - 1)];
 
-	return e->tag == tlb_tag(tlb, gva) && e->user == user ? e : NULL;
+	if (e->tag != tlb_tag(tlb, gva) || e->user != user)
+		return NULL;
+	/* The entry may be older than this code_gen. */
+	note_exec(tlb, gva);
+	return e;
 }
 
 const struct itlb_entry *tlb_fetch_insert(struct tlb *tlb, bool user, const struct tlb_fill *fill)
 {
 	struct itlb_entry *e = &tlb->i[(fill->gva >> PAGE_SHIFT) & (ITLB_SIZE - 1)];
-	unsigned b = bloom_bit(fill->gva);
 
 	note_fill(tlb, fill);
+	note_exec(tlb, fill->gva);
 	e->tag = tlb_tag(tlb, fill->gva);
 	e->gfn = fill->gfn;
 	e->hva = fill->hva & PAGE_MASK;
 	e->user = user;
-	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
 	return e;
 }

@@ -89,7 +89,7 @@ static inline uint64_t tlb_tag(const struct tlb *tlb, gva_t gva)
 	return (gva & PAGE_MASK) | tlb->tag[gva >> 63];
 }
 
-const struct itlb_entry *tlb_fetch_lookup(const struct tlb *tlb, gva_t gva, bool user);
+const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user);
 const struct itlb_entry *tlb_fetch_insert(struct tlb *tlb, bool user, const struct tlb_fill *fill);
 
 #endif

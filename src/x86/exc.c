@@ -68,6 +68,8 @@ void exc_landed(struct cpu *cpu)
 		cpu->delivering = false;
 		return;
 	} else if (makes_double_fault(&cpu->exc, next)) {
+		if (next->vector == EXC_PF)
+			cpu->cr2 = next->cr2;
 		*next = (struct cpu_exception){
 			.vector = EXC_DF, .has_error = true, .kind = EXC_KIND_FAULT};
 	} else if (next->has_error && next->vector != EXC_PF && cpu->exc.kind != EXC_KIND_SOFT) {

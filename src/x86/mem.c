@@ -95,7 +95,7 @@ static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, g
 		.gva = gva,
 		.hva = npt_hva(page) + (gva & ~PAGE_MASK),
 		.gfn = res.gpa >> PAGE_SHIFT,
-		.global = res.global || !(cpu->cr4 & CR4_PGE),
+		.global = res.global && (cpu->cr4 & CR4_PGE),
 		.page_size = res.page_size,
 	};
 	/*
@@ -297,7 +297,7 @@ void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
 void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)
 {
 	gva_t second = (gva + len - 1) & PAGE_MASK;
-	gpa_t gpa[2];
+	gpa_t *gpa = cpu->rmw_gpa;
 	void *p, *q;
 
 	check_alignment(cpu, gva, len);
@@ -313,15 +313,9 @@ void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)
 
 void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len)
 {
-	gpa_t gpa;
-
-	/* Both translations were made by mem_rmw_ptr() for this instruction: they do not fault. */
-	resolve(cpu, current_ctx(cpu), gva, true, &gpa);
-	wrote(cpu, gpa);
-	if (unlikely((gva ^ (gva + len - 1)) & PAGE_MASK)) {
-		resolve(cpu, current_ctx(cpu), gva + len - 1, true, &gpa);
-		wrote(cpu, gpa);
-	}
+	wrote(cpu, cpu->rmw_gpa[0]);
+	if (unlikely((gva ^ (gva + len - 1)) & PAGE_MASK))
+		wrote(cpu, cpu->rmw_gpa[1]);
 }
 
 const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip)
@@ -341,7 +335,7 @@ const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip)
 					.gva = rip,
 					.hva = npt_hva(page),
 					.gfn = res.gpa >> PAGE_SHIFT,
-					.global = res.global || !(cpu->cr4 & CR4_PGE),
+					.global = res.global && (cpu->cr4 & CR4_PGE),
 					.page_size = res.page_size,
 				});
 }

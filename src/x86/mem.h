@@ -77,7 +77,8 @@ void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
 /*
  * Read-modify-write access: host pointer to [gva, gva + len), writable, or NULL if it is not RAM in
  * one page (then the caller uses mem_read_slow() and mem_write_slow() under the bus lock). After
- * storing through it the caller calls mem_rmw_done().
+ * storing through it the caller calls mem_rmw_done(), which does not fault: it goes by the
+ * translations that mem_rmw_ptr() made.
  */
 void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len);
 void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len);

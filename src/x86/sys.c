@@ -88,9 +88,6 @@ static void write_cr3(struct cpu *cpu, uint64_t v)
 	if (pae_paging(cpu))
 		load_pdptes(cpu, v, cpu->efer);
 	cpu->cr3 = v;
-	/* Without CR4.PGE every page counts as global in the TLB, so all of it goes. */
-	if (!(cpu->cr4 & CR4_PGE) && !keep)
-		tlb_flush_all(&cpu->tlb);
 	tlb_switch(&cpu->tlb, pcid, keep);
 	STAT_INC(cpu->stats, tlb_flushes);
 }

@@ -92,14 +92,15 @@ static void run(struct fixture *f)
 
 /* --- ends ----------------------------------------------------------------------------------- */
 
-GUEST(leave, "mov $0x2a, %eax\n" EXIT)
+/* Wakes the others, which wait to be started, again and again. */
+GUEST(leave, "mov $100, %ecx; 2: movl $0xc4400, 0xfee00300; loop 2b; mov $0x2a, %eax\n" EXIT)
 
-/* The end comes while the other VCPUs are about to sleep for the first time. */
-static void test_end_at_once(void **state)
+/* The end comes while the other VCPUs are about to sleep. */
+static void test_end_beside_sleepers(void **state)
 {
 	struct fixture *f = *state;
 
-	for (unsigned n = 0; n < 100; n++) {
+	for (unsigned n = 0; n < 30; n++) {
 		CREATE(f, leave, 16);
 		run(f);
 		assert_int_equal(f->result.end, VM_END_DEBUG_EXIT);
@@ -298,10 +299,10 @@ static void test_create_fails(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_end_at_once),	      TEST(test_resets),
-		TEST(test_stop_during_reset), TEST(test_stop_with_busy_timer),
-		TEST(test_interrupt_windows), TEST(test_priority),
-		TEST(test_nmi_in_nmi),	      TEST(test_create_fails),
+		TEST(test_end_beside_sleepers), TEST(test_resets),
+		TEST(test_stop_during_reset),	TEST(test_stop_with_busy_timer),
+		TEST(test_interrupt_windows),	TEST(test_priority),
+		TEST(test_nmi_in_nmi),		TEST(test_create_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

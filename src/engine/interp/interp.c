@@ -131,9 +131,9 @@ OP(op_restart)
 /* --- the loop --------------------------------------------------------------------------------- */
 
 /* Takes back what was counted but not run. */
-static void uncount(struct interp *in, const struct insn *i, bool faulted)
+static void uncount(struct interp *in, const struct insn *i)
 {
-	in->cpu->stats->instructions -= insns_behind(in->running, i) + faulted;
+	in->cpu->stats->instructions -= insns_behind(in->running, i);
 }
 
 static void landed(struct interp *in)
@@ -143,8 +143,10 @@ static void landed(struct interp *in)
 	if (in->bt && bt_running(in->bt)) {
 		bt_landed(in->bt);
 	} else if (in->running) {
-		/* A fetch fault has no instruction in the block: cur points elsewhere. */
-		uncount(in, c->cur, true);
+		/* INT n is the last of its block; while it is delivered cur points elsewhere. */
+		if (!c->delivering)
+			uncount(in, c->cur);
+		c->stats->instructions--;
 		in->running = NULL;
 	}
 	exc_landed(c);
@@ -323,7 +325,7 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 		c->uncount = NULL;
 		b->slot[0].exec(c, &b->slot[0]);
 		if (unlikely(c->uncount))
-			uncount(in, c->uncount, false);
+			uncount(in, c->uncount);
 		in->running = NULL;
 	}
 }
