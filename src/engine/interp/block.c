@@ -36,7 +36,10 @@ void block_cache_fini(struct block_cache *bc)
 		free(bc->pending[n].ticket);
 }
 
-/* No entry made before this matches any more. */
+/*
+ * No entry made before this matches any more. (A key of 0, which new entries have, never matches: the
+ * number of an address space is never 0.)
+ */
 static void forget_jumps(struct block_cache *bc)
 {
 	bc->jump_gen++;
@@ -44,18 +47,19 @@ static void forget_jumps(struct block_cache *bc)
 
 void block_cache_flush(struct block_cache *bc)
 {
-	memset(bc->hash, 0, sizeof(bc->hash));
-	memset(bc->page, 0, sizeof(bc->page));
-	for (unsigned n = 0; n < JUMP_CACHE; n++)
-		bc->jump[n].key = ~0ull;
-	bc->arena_used = 0;
+	/* Memory of a cache that was never used stays untouched. */
+	if (bc->arena_used) {
+		memset(bc->hash, 0, sizeof(bc->hash));
+		memset(bc->page, 0, sizeof(bc->page));
+		bc->arena_used = 0;
+	}
 	bc->flushed = true;
 	forget_jumps(bc);
 }
 
 static unsigned hash_block(gpa_t gpa, uint32_t key)
 {
-	return ((gpa ^ (uint64_t)key << 32) * 0x9e3779b97f4a7c15ull) >> (64 - 14);
+	return ((gpa ^ (uint64_t)key << 32) * 0x9e3779b97f4a7c15ull) >> (64 - BLOCK_HASH_BITS);
 }
 
 static struct code_page **find_page(struct block_cache *bc, gfn_t gfn)

@@ -26,9 +26,11 @@ struct block {
 	struct insn slot[];
 };
 
-#define BLOCK_HASH  (1u << 14)
-#define PAGE_HASH   (1u << 10)
-#define JUMP_CACHE  (1u << 12)
+/* Sized for a database server and its kernel; pages that are not used stay untouched. */
+#define BLOCK_HASH_BITS 17
+#define BLOCK_HASH  (1u << BLOCK_HASH_BITS)
+#define PAGE_HASH   (1u << 13)
+#define JUMP_CACHE  (1u << 14)
 #define PENDING_MAX 16
 
 /* rip -> block, while the virtual-to-physical mapping that led there stands. */
