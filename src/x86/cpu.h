@@ -141,6 +141,7 @@ struct cpu {
 		uint64_t host_rsp;
 		uint64_t page;	   /* linear address of the page the running block starts in */
 		uint64_t key;	   /* of the jump cache, for the half of addresses that code lies in */
+		uint64_t salt;	   /* of the jump cache's index, for the same half */
 		void *jump;	   /* the jump cache */
 		void *branch;	   /* struct bt_site of the indirect branch being looked up, or NULL */
 		void *exit;	   /* struct bt_exit by which compiled code was left, or NULL */

@@ -156,6 +156,7 @@ void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32
 	c->bt.jump = bc->jump;
 	c->bt.page = c->rip & PAGE_MASK;
 	c->bt.key = block_jump_key(bc, c->rip, 0);
+	c->bt.salt = block_jump_salt(c, c->rip);
 	c->bt.flags = flags_pack(c);
 	c->bt.exit = NULL;
 	c->bt.branch = NULL;

@@ -30,7 +30,7 @@ struct block {
 #define BLOCK_HASH_BITS 17
 #define BLOCK_HASH  (1u << BLOCK_HASH_BITS)
 #define PAGE_HASH   (1u << 13)
-#define JUMP_CACHE  (1u << 14)
+#define JUMP_CACHE  (1u << 15)
 #define PENDING_MAX 16
 
 /* rip -> block, while the virtual-to-physical mapping that led there stands. */
@@ -99,9 +99,17 @@ static inline uint32_t block_key(const struct cpu *cpu, uint32_t options)
 /* The slow path of block_find(); raises the faults of fetching. */
 struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key);
 
+/* Spreads the same code in several address spaces over the jump cache. */
+static inline uint64_t block_jump_salt(const struct cpu *cpu, uint64_t rip)
+{
+	return cpu->tlb.tag[rip >> 63] << 5;
+}
+
 static inline struct jump_entry *block_jump_entry(struct block_cache *bc, uint64_t rip)
 {
-	return &bc->jump[(rip ^ rip >> 12) & (JUMP_CACHE - 1)];
+	uint64_t hash = rip ^ rip >> 12 ^ block_jump_salt(bc->cpu, rip);
+
+	return &bc->jump[hash & (JUMP_CACHE - 1)];
 }
 
 static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip, uint32_t options)
