@@ -53,7 +53,8 @@ struct bt {
 	struct cpu *cpu;
 	uint8_t *rw, *rx; /* two mappings of the code buffer */
 	size_t size;
-	struct emit e;
+	struct emit e;	  /* what runs */
+	struct emit cold; /* what seldom runs: kept apart, so that caches hold more of the rest */
 	uint8_t *first; /* end of the common stubs, where block code starts */
 	char *meta;	/* sites and exits */
 	size_t meta_size, meta_used;

@@ -158,7 +158,7 @@ static void emit_body(struct tr *t)
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
-	uint8_t *start = bt->e.p, *poll[2];
+	uint8_t *start = bt->e.p, *cold = bt->cold.p, *poll[2];
 	size_t meta = bt->meta_used;
 	bool live;
 
@@ -175,16 +175,16 @@ bool bt_translate(struct bt *bt, struct block *b)
 	live = t->in[0].live_in;
 	emit_poll(t, live, poll);
 	emit_body(t);
+	t->e = &bt->cold;
 	emit_slow_paths(t);
 	emit_exits(t);
 	emit_poll_exit(t, poll, live);
-	if (bt->e.full || t->failed) {
-		bool full = bt->e.full || t->failed;
-
+	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = start;
-		bt->e.full = false;
+		bt->cold.p = cold;
+		bt->e.full = bt->cold.full = false;
 		bt->meta_used = meta;
-		return !full;
+		return false;
 	}
 	b->native = e_exec(&bt->e, start);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
