@@ -126,7 +126,7 @@ step_asan()
 step_tsan()
 {
 	one build-tsan nv_build tsan
-	TSAN_OPTIONS=halt_on_error=1 run_ctest tsan
+	TSAN_OPTIONS="halt_on_error=1 suppressions=$NV_ROOT/tests/tsan.supp" run_ctest tsan
 }
 
 step_boot()
