@@ -131,9 +131,13 @@ step_tsan()
 
 step_boot()
 {
+	local translated="boot_1 boot_2 boot_4 boot_8 boot_64 clock reboot triple_fault"
+
 	nv_say "booting Debian's kernel"
 	one build-release nv_build release numavisor
 	count_lines boot tests/boot/run.sh release
+	nv_say "booting it on the translator"
+	NV_ENGINE=bt count_lines boot-bt tests/boot/run.sh release $translated
 	nv_say "booting it under the address sanitizer"
 	one build-asan nv_build asan numavisor
 	count_lines boot-asan tests/boot/run.sh asan boot_2 triple_fault terminal

@@ -15,7 +15,8 @@ mkdir -p "$out"
 # shellcheck disable=SC2086
 tests/mkinitrd.sh "$out/initrd" tests/boot/init "$NV_MODULES" $modules || exit 3
 status=0
-python3 tests/boot/boot.py "$numavisor" "$NV_KERNEL" "$out/initrd" "$out/logs" "$@" || status=1
+python3 tests/boot/boot.py "$numavisor" "$NV_KERNEL" "$out/initrd" \
+	"$out/logs-${NV_ENGINE:-interp}" "$@" || status=1
 if [ $# = 0 ]; then
 	python3 tests/boot/bad_inputs.py "$numavisor" "$NV_KERNEL" || status=1
 fi
