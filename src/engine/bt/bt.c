@@ -42,6 +42,7 @@ int bt_create(struct bt **out, struct cpu *cpu)
 	bt->cpu = cpu;
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
+	host_isa_probe(&bt->isa);
 	bt->tr_space = malloc(sizeof(*bt->tr_space));
 	bt->meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -54,10 +55,9 @@ int bt_create(struct bt **out, struct cpu *cpu)
 	ZydisDecoderInit(&bt->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-	bt->e = (struct emit){
-		.p = bt->rw, .end = bt->rw + HOT_SIZE, .to_exec = bt->rx - bt->rw};
-	bt->cold = (struct emit){
-		.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = bt->rx - bt->rw};
+	bt->e = (struct emit){.p = bt->rw, .end = bt->rw + HOT_SIZE, .to_exec = bt->rx - bt->rw};
+	bt->cold =
+		(struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = bt->rx - bt->rw};
 	bt_emit_stubs(bt);
 	bt->first = bt->e.p;
 	cpu->bt.self = cpu;

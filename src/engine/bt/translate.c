@@ -21,8 +21,8 @@ static bool decode(struct tr *t)
 		in->insn = slot;
 		in->off = off;
 		in->bytes = b->code + off;
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, in->bytes,
-							 b->bytes - off, &in->zi, in->op)))
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, in->bytes, b->bytes - off,
+							 &in->zi, in->op)))
 			in->zi = (ZydisDecodedInstruction){0}; /* its handler raises the fault */
 		else if (in->zi.length != slot->len)
 			return false;

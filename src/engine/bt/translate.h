@@ -19,8 +19,8 @@ struct tr_insn {
 
 /* A branch out of line, taken when a fast path does not apply. */
 struct tr_slow {
-	uint8_t *from;		/* displacement of the jump to here */
-	const uint8_t *resume;	/* where to go on after the handler */
+	uint8_t *from;	       /* displacement of the jump to here */
+	const uint8_t *resume; /* where to go on after the handler */
 	struct bt_site *site;
 	bool flags_saved;
 };
@@ -34,7 +34,7 @@ struct tr {
 	struct tr_slow slow[4 * BLOCK_MAX_INSNS];
 	unsigned nslow;
 	struct {
-		uint8_t *from; /* displacement to patch to the stub, and later to the block */
+		uint8_t *from;	 /* displacement to patch to the stub, and later to the block */
 		uint32_t target; /* offset in the page */
 	} exit[2];
 	unsigned nexits;

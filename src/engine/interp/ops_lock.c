@@ -7,12 +7,12 @@
  * operation not atomic (docs/architecture.md).
  */
 
-#define CASE_SIZES(size, stmt)                                                                     \
-	switch (size) {                                                                            \
-	case 0: stmt(8); break;                                                                    \
-	case 1: stmt(16); break;                                                                   \
-	case 2: stmt(32); break;                                                                   \
-	default: stmt(64); break;                                                                  \
+#define CASE_SIZES(size, stmt)    \
+	switch (size) {           \
+	case 0: stmt(8); break;   \
+	case 1: stmt(16); break;  \
+	case 2: stmt(32); break;  \
+	default: stmt(64); break; \
 	}
 
 typedef uint8_t u8_any __attribute__((aligned(1), may_alias));
@@ -24,15 +24,16 @@ static bool cas(void *p, unsigned size, uint64_t *expect, uint64_t v)
 {
 	bool ok = false;
 
-	/* In assembly, because compilers may call a library for operands not known to be aligned. */
-#define CAS(bits)                                                                                  \
-	{                                                                                          \
-		uint##bits##_t old = *expect;                                                      \
-		asm volatile("lock cmpxchg %3, %1"                                                 \
-			     : "+a"(old), "+m"(*(u##bits##_any *)p), "=@ccz"(ok)                   \
-			     : "q"((uint##bits##_t)v)                                              \
-			     : "memory");                                                          \
-		*expect = old;                                                                     \
+	/* In assembly, because compilers may call a library for operands not known to be aligned.
+	 */
+#define CAS(bits)                                                                \
+	{                                                                        \
+		uint##bits##_t old = *expect;                                    \
+		asm volatile("lock cmpxchg %3, %1"                               \
+			     : "+a"(old), "+m"(*(u##bits##_any *)p), "=@ccz"(ok) \
+			     : "q"((uint##bits##_t)v)                            \
+			     : "memory");                                        \
+		*expect = old;                                                   \
 	}
 	CASE_SIZES(size, CAS)
 #undef CAS
@@ -131,7 +132,10 @@ OP(op_lock_unary)
 
 	locked_begin(c, i, &l);
 	do {
-		r = i->aux == 0 ? l.old + 1 : i->aux == 1 ? l.old - 1 : i->aux == 2 ? ~l.old : -l.old;
+		r = i->aux == 0	  ? l.old + 1
+		    : i->aux == 1 ? l.old - 1
+		    : i->aux == 2 ? ~l.old
+				  : -l.old;
 	} while (!locked_try(c, i, &l, r));
 	if (i->aux == 0)
 		alu_flags(c, ALU_ADD, l.old, 1, r, i->size);

@@ -8,10 +8,10 @@
 #include "src/x86/sys.h"
 
 /* The handler is the last of its block: execution goes on at the next instruction. */
-#define END_BLOCK(c, i)                                                                            \
-	do {                                                                                       \
-		(c)->rip = next_rip(c, i);                                                         \
-		return;                                                                            \
+#define END_BLOCK(c, i)                    \
+	do {                               \
+		(c)->rip = next_rip(c, i); \
+		return;                    \
 	} while (0)
 
 static unsigned opsize(const struct insn *i)
