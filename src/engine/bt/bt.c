@@ -172,9 +172,11 @@ void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32
 	bt->in_cpu = false;
 	bt->running = true;
 	enter(b->native);
-	if (!bt->in_cpu)
-		flags_unpack(c, c->bt.flags);
 	count(bt);
+	/* A handler set rip itself, and raised what there was to raise. */
+	if (bt->in_cpu)
+		return;
+	flags_unpack(c, c->bt.flags);
 	if (unlikely(!gva_canonical(c->rip) && c->bt.branch))
 		refault(bt, c->bt.branch);
 }

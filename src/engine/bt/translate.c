@@ -34,13 +34,12 @@ static bool decode(struct tr *t)
 
 struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 {
-	static struct bt_site overflow;
 	struct bt_site *s = bt_meta_alloc(t->bt, sizeof(*s));
 	unsigned n = in->insn->exec == op_vector ? 2 : 1;
 
 	if (!s) {
 		t->failed = true;
-		return &overflow;
+		return &t->overflow;
 	}
 	memcpy(s->slot, in->insn, n * sizeof(struct insn));
 	s->slot[n] = (struct insn){.exec = op_bt_next, .mode = 8};

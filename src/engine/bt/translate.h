@@ -41,6 +41,7 @@ struct tr {
 	unsigned page_off; /* of the block in its page */
 	bool user;	   /* code of CPL 3 */
 	bool failed;
+	struct bt_site overflow; /* stands for sites there was no room for; failed is set */
 };
 
 /* Kept with the struct bt: too large for the stack. */
