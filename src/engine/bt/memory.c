@@ -47,7 +47,7 @@ static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDeco
 {
 	struct emit *e = t->e;
 	unsigned base = H_RSP, index = H_RSP;
-	unsigned scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
+	unsigned scale = tr_scale(m);
 	int32_t disp = m->disp.value;
 
 	if (m->base == ZYDIS_REGISTER_RIP) {

@@ -248,7 +248,7 @@ static bool emit_lea(struct tr *t, const struct tr_insn *in)
 	unsigned guest = tr_gpr(in->op[0].reg.value), host = host_reg_of(guest);
 	int64_t disp = m->disp.value;
 	unsigned base = H_RSP, index = H_RSP, out = host == IN_MEMORY ? SCRATCH0 : host;
-	unsigned scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
+	unsigned scale = tr_scale(m);
 
 	if (in->zi.address_width != 64 || in->zi.operand_width < 32)
 		return false;

@@ -73,6 +73,12 @@ struct bt_site *tr_site(struct tr *t, const struct tr_insn *in);
 /* Emits the unconditional hand-over of an instruction to its handler. */
 void tr_hand_over(struct tr *t, const struct tr_insn *in);
 
+/* The scale field of a SIB byte. */
+static inline unsigned tr_scale(const ZydisDecodedOperandMem *m)
+{
+	return m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
+}
+
 /* Guest register number (0-15), or -1 if the operand is no general register. */
 static inline int tr_gpr(ZydisRegister r)
 {

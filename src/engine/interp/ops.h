@@ -194,6 +194,14 @@ static inline void flags_result(struct cpu *c, uint64_t r, unsigned size)
 	c->fl_sign = sign_extend(r, size);
 }
 
+/* ZF alone; the others stay. */
+static inline void flags_set_zf(struct cpu *c, bool zf)
+{
+	uint64_t f = flags_get(c);
+
+	flags_set_arith(c, zf ? f | FLAG_ZF : f & ~(uint64_t)FLAG_ZF);
+}
+
 enum cond { COND_O, COND_B, COND_Z, COND_BE, COND_S, COND_P, COND_L, COND_LE };
 
 static force_inline bool cond_test(const struct cpu *c, unsigned cc)

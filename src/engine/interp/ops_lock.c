@@ -235,13 +235,6 @@ OP(op_cmpxchg)
 	NEXT_STORED(c, i);
 }
 
-static void set_zf(struct cpu *c, bool zf)
-{
-	uint64_t f = flags_get(c);
-
-	flags_set_arith(c, zf ? f | FLAG_ZF : f & ~(uint64_t)FLAG_ZF);
-}
-
 OP(op_cmpxchg8b)
 {
 	uint64_t expect = (c->gpr[RDX] << 32) | R32(c, RAX * 8), old;
@@ -256,7 +249,7 @@ OP(op_cmpxchg8b)
 		c->gpr[RAX] = (uint32_t)old;
 		c->gpr[RDX] = old >> 32;
 	}
-	set_zf(c, old == expect);
+	flags_set_zf(c, old == expect);
 	locked_end(c, i, &l);
 	NEXT_STORED(c, i);
 }
@@ -282,7 +275,7 @@ OP(op_cmpxchg16b)
 		c->gpr[RAX] = lo;
 		c->gpr[RDX] = hi;
 	}
-	set_zf(c, ok);
+	flags_set_zf(c, ok);
 	mem_rmw_done(c, ea, 16);
 	NEXT_STORED(c, i);
 }
