@@ -20,12 +20,12 @@ struct npt;
 #define MEMSLOT_READONLY 1u /* guest stores are dropped (ROM) */
 
 struct memslot {
-	gpa_t gpa;   /* page-aligned */
+	gpa_t gpa; /* page-aligned */
 	uint64_t size;
-	hva_t hva;   /* page-aligned mapping of size bytes, owned by the caller of gmem_add_slot() */
+	hva_t hva; /* page-aligned mapping of size bytes, owned by the caller of gmem_add_slot() */
 	uint32_t flags;
 	uint32_t node; /* guest NUMA node */
-	int fd;	     /* backing memfd or -1, and the offset of gpa in it */
+	int fd;	       /* backing memfd or -1, and the offset of gpa in it */
 	uint64_t fd_offset;
 };
 
@@ -53,8 +53,8 @@ int gmem_set_queues(struct gmem *gm, struct shootdown_queue **queues, unsigned n
  */
 uint64_t gmem_translate(struct gmem *gm, gfn_t gfn);
 /*
- * Host address of gpa if [gpa, gpa + len) lies inside one slot, else NULL. With write, NULL also for
- * a read-only slot; after storing through such a pointer call gmem_wrote().
+ * Host address of gpa if [gpa, gpa + len) lies inside one slot, else NULL. With write, NULL also
+ * for a read-only slot; after storing through such a pointer call gmem_wrote().
  */
 void *gmem_ptr(struct gmem *gm, gpa_t gpa, uint64_t len, bool write);
 /* Tells that [gpa, gpa + len) was stored to by other means than gmem_write(). */
@@ -80,8 +80,8 @@ static inline enum code_state code_word_state(uint32_t word)
 	return word & 3;
 }
 /*
- * NONE -> PROTECTING; posts SHOOTDOWN_PROTECT to every queue, also if the frame is PROTECTING already.
- * Returns the new word, whose state is DROPPING if this is not the moment to protect.
+ * NONE -> PROTECTING; posts SHOOTDOWN_PROTECT to every queue, also if the frame is PROTECTING
+ * already. Returns the new word, whose state is DROPPING if this is not the moment to protect.
  */
 uint32_t gmem_code_protect(struct gmem *gm, gfn_t gfn);
 /* PROTECTING -> STABLE if the word is still the given one. */

@@ -12,9 +12,9 @@
 #include "src/base/types.h"
 
 enum shootdown_kind {
-	SHOOTDOWN_DROP_CODE,  /* arg: gfn whose decoded code is stale */
-	SHOOTDOWN_PROTECT,    /* arg: gfn to which stores must leave the fast path */
-	SHOOTDOWN_FLUSH_TLB,  /* everything the software TLB holds */
+	SHOOTDOWN_DROP_CODE, /* arg: gfn whose decoded code is stale */
+	SHOOTDOWN_PROTECT,   /* arg: gfn to which stores must leave the fast path */
+	SHOOTDOWN_FLUSH_TLB, /* everything the software TLB holds */
 };
 
 struct shootdown_msg {

@@ -21,13 +21,13 @@ enum tlb_ctx {
 	TLB_USER,     /* CPL 3 */
 	TLB_SUPER,    /* CPL 0-2, user pages forbidden by SMAP */
 	TLB_SUPER_AC, /* CPL 0-2, user pages allowed */
-	TLB_ALIGN,    /* CPL 3 with alignment checks: never filled, so that every access is checked */
+	TLB_ALIGN, /* CPL 3 with alignment checks: never filled, so that every access is checked */
 	TLB_NCTX,
 };
 
 struct tlb_entry {
-	uint64_t rtag;	/* matches loads, or TLB_INVALID */
-	uint64_t wtag;	/* matches stores that need no bookkeeping, or TLB_INVALID */
+	uint64_t rtag;	 /* matches loads, or TLB_INVALID */
+	uint64_t wtag;	 /* matches stores that need no bookkeeping, or TLB_INVALID */
 	uint64_t addend; /* host address - guest virtual address */
 	gfn_t gfn;
 };
@@ -40,7 +40,7 @@ struct itlb_entry {
 	bool user; /* filled for CPL 3 */
 };
 
-#define TLB_INVALID ~0ull
+#define TLB_INVALID  ~0ull
 #define TLB_MAX_ASID 0xffe
 #define TLB_PCIDS    4096
 
@@ -76,9 +76,9 @@ void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn);
 
 struct tlb_fill {
 	gva_t gva;
-	hva_t hva;   /* of the byte at gva */
+	hva_t hva; /* of the byte at gva */
 	gfn_t gfn;
-	bool write;  /* stores may take the fast path */
+	bool write; /* stores may take the fast path */
 	bool global;
 	uint64_t page_size;
 };

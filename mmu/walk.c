@@ -3,14 +3,14 @@
 #include "mmu/npt.h"
 #include "src/base/atomic.h"
 
-#define P   (1ull << 0)
-#define W   (1ull << 1)
-#define U   (1ull << 2)
-#define A   (1ull << 5)
-#define D   (1ull << 6)
-#define PS  (1ull << 7)
-#define G   (1ull << 8)
-#define NX  (1ull << 63)
+#define P  (1ull << 0)
+#define W  (1ull << 1)
+#define U  (1ull << 2)
+#define A  (1ull << 5)
+#define D  (1ull << 6)
+#define PS (1ull << 7)
+#define G  (1ull << 8)
+#define NX (1ull << 63)
 
 #define PF_P	(1u << 0)
 #define PF_W	(1u << 1)
@@ -86,7 +86,8 @@ static uint64_t reserved_bits(const struct walk_regs *r, unsigned level, uint64_
 	uint64_t rsvd;
 
 	if (r->mode == PAGING_32) {
-		/* A 4 MiB page: bits 13-20 extend the address (PSE-36) to 40 bits, 21 is reserved. */
+		/* A 4 MiB page: bits 13-20 extend the address (PSE-36) to 40 bits, 21 is reserved.
+		 */
 		return level == 2 && (e & PS) && r->pse ? 1ull << 21 : 0;
 	}
 	rsvd = RSVD_HIGH;

@@ -12,7 +12,7 @@ struct numa_host;
 int numa_host_create(struct numa_host **host);
 void numa_host_destroy(struct numa_host *host);
 
-unsigned numa_host_pus(const struct numa_host *host);	/* logical processors we may use */
+unsigned numa_host_pus(const struct numa_host *host); /* logical processors we may use */
 unsigned numa_host_nodes(const struct numa_host *host);
 uint64_t numa_host_memory(const struct numa_host *host); /* bytes, all nodes */
 

@@ -1,6 +1,6 @@
 /*
- * Spin detection: a guest CPU that executes PAUSE again and again waits for another, which on a host
- * with fewer processors than VCPUs may need this very processor.
+ * Spin detection: a guest CPU that executes PAUSE again and again waits for another, which on a
+ * host with fewer processors than VCPUs may need this very processor.
  *
  * A struct sched_spin belongs to one VCPU's thread.
  */

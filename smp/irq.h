@@ -38,7 +38,8 @@ static inline void msi_send(const struct msi_sink *sink, uint64_t addr, uint32_t
 
 /*
  * One interrupt message on the APIC bus, as an MSI, an IOAPIC entry or an ICR write describes it.
- * (Intel SDM volume 3, 11.6.1 "Interrupt command register" and 11.11 "Message signalled interrupts".)
+ * (Intel SDM volume 3, 11.6.1 "Interrupt command register" and 11.11 "Message signalled
+ * interrupts".)
  */
 enum apic_delivery {
 	APIC_FIXED = 0,
@@ -53,14 +54,14 @@ enum apic_delivery {
 enum apic_shorthand { APIC_DEST, APIC_SELF, APIC_ALL, APIC_ALL_BUT_SELF };
 
 struct apic_msg {
-	uint32_t dest;	 /* APIC id or logical destination; 0xff (xAPIC) or ~0u broadcasts */
-	bool logical;	 /* destination mode */
-	bool level;	 /* trigger mode: level */
-	bool assert;	 /* for INIT level de-assert */
+	uint32_t dest; /* APIC id or logical destination; 0xff (xAPIC) or ~0u broadcasts */
+	bool logical;  /* destination mode */
+	bool level;    /* trigger mode: level */
+	bool assert;   /* for INIT level de-assert */
 	uint8_t vector;
 	uint8_t delivery;  /* enum apic_delivery */
 	uint8_t shorthand; /* enum apic_shorthand */
-	bool wide;	 /* dest is a 32-bit x2APIC destination */
+	bool wide;	   /* dest is a 32-bit x2APIC destination */
 };
 
 /* Decodes an MSI address and data pair (extended destination bits in address 11:5 included). */

@@ -1,8 +1,8 @@
 /*
  * Local APIC and x2APIC (Intel SDM volume 3, chapter 11).
  *
- * Everything belongs to the VCPU's thread except `posted`, into which any thread ORs vectors, and the
- * fields that senders read.
+ * Everything belongs to the VCPU's thread except `posted`, into which any thread ORs vectors, and
+ * the fields that senders read.
  */
 #ifndef SMP_LAPIC_H
 #define SMP_LAPIC_H
@@ -11,11 +11,20 @@
 
 struct vcpu;
 
-enum lapic_lvt { LVT_CMCI, LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
+enum lapic_lvt {
+	LVT_CMCI,
+	LVT_TIMER,
+	LVT_THERMAL,
+	LVT_PERF,
+	LVT_LINT0,
+	LVT_LINT1,
+	LVT_ERROR,
+	LVT_COUNT
+};
 
-#define APIC_BASE_BSP	 (1u << 8)
-#define APIC_BASE_X2APIC (1u << 10)
-#define APIC_BASE_ENABLE (1u << 11)
+#define APIC_BASE_BSP	  (1u << 8)
+#define APIC_BASE_X2APIC  (1u << 10)
+#define APIC_BASE_ENABLE  (1u << 11)
 #define APIC_DEFAULT_BASE 0xfee00000u
 
 struct lapic {

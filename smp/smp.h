@@ -2,7 +2,8 @@
  * The set of VCPUs of one VM and the APIC bus between them.
  *
  * A VCPU thread is the only writer of its struct vcpu, but for the fields under "posted by others",
- * which anyone changes atomically and follows by a request bit: see docs/concurrency.md, "Requests".
+ * which anyone changes atomically and follows by a request bit: see docs/concurrency.md,
+ * "Requests".
  */
 #ifndef SMP_SMP_H
 #define SMP_SMP_H
@@ -42,14 +43,14 @@ struct vcpu {
 	bool nmi_pending;
 	uint64_t kvmclock_gpa; /* 0: off */
 	uint32_t kvmclock_version;
-	uint64_t tsc_offset;   /* guest TSC = guest time in ns + offset, modulo 2^64 */
+	uint64_t tsc_offset; /* guest TSC = guest time in ns + offset, modulo 2^64 */
 	void *engine_data;
 	pthread_t thread;
 
 	/* Posted by others. */
 	uint32_t requests __attribute__((aligned(64)));
-	uint32_t sleeping;    /* futex: 1 while blocked or about to block */
-	uint32_t extint;      /* level of the PIC's INTR line */
+	uint32_t sleeping; /* futex: 1 while blocked or about to block */
+	uint32_t extint;   /* level of the PIC's INTR line */
 	uint32_t sipi_vector;
 	struct shootdown_queue queue;
 };
@@ -60,8 +61,8 @@ struct smp_ops {
 	void (*mmio_write)(void *opaque, gpa_t gpa, const void *data, unsigned len);
 	void (*pio_read)(void *opaque, uint16_t port, void *data, unsigned len);
 	void (*pio_write)(void *opaque, uint16_t port, const void *data, unsigned len);
-	uint8_t (*extint_ack)(void *opaque);		 /* INTA cycle of the PIC */
-	void (*eoi)(void *opaque, uint8_t vector);	 /* of a level-triggered vector */
+	uint8_t (*extint_ack)(void *opaque);	   /* INTA cycle of the PIC */
+	void (*eoi)(void *opaque, uint8_t vector); /* of a level-triggered vector */
 	void *opaque;
 };
 
@@ -71,10 +72,10 @@ struct smp {
 	struct gmem *gmem;
 	struct clock *clk;
 	struct smp_ops ops;
-	unsigned threads, cores; /* guest topology: threads a core, cores a socket */
+	unsigned threads, cores;	   /* guest topology: threads a core, cores a socket */
 	unsigned core_shift, socket_shift; /* of APIC ids */
-	uint32_t lowest_rr;	 /* round-robin of lowest-priority delivery */
-	int *by_apic_id;	 /* VCPU index or -1 */
+	uint32_t lowest_rr;		   /* round-robin of lowest-priority delivery */
+	int *by_apic_id;		   /* VCPU index or -1 */
 	unsigned napic_ids;
 };
 

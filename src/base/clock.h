@@ -10,7 +10,7 @@
 struct clock {
 	uint64_t (*now_ns)(struct clock *clk); /* any thread; monotonic */
 	uint64_t start_ns;		       /* host CLOCK_MONOTONIC at VM start */
-	uint64_t epoch_ns;		       /* CLOCK_REALTIME at VM start, for RTC and kvmclock */
+	uint64_t epoch_ns; /* CLOCK_REALTIME at VM start, for RTC and kvmclock */
 };
 
 /* The host's CLOCK_MONOTONIC. */

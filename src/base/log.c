@@ -17,7 +17,7 @@ void log_set_level(enum log_level level)
 void log_print(enum log_level level, const char *fmt, ...)
 {
 	static const char *const names[] = {"error", "warning", "info", "debug"};
-	char line[1024];
+	char line[6144]; /* a register dump is one message */
 	va_list ap;
 	int n, m;
 

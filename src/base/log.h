@@ -19,10 +19,10 @@ void log_print(enum log_level level, const char *fmt, ...) printf_like(2, 3);
 
 /* A broken invariant of the monitor's own: prints where and ends the process. */
 _Noreturn void log_bug(const char *file, int line, const char *what);
-#define BUG_ON(cond)                                                                               \
-	do {                                                                                       \
-		if (unlikely(cond))                                                                \
-			log_bug(__FILE__, __LINE__, #cond);                                        \
+#define BUG_ON(cond)                                        \
+	do {                                                \
+		if (unlikely(cond))                         \
+			log_bug(__FILE__, __LINE__, #cond); \
 	} while (0)
 
 #endif

@@ -8,9 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef uint64_t gva_t; /* guest virtual (linear) address */
-typedef uint64_t gpa_t; /* guest physical address */
-typedef uint64_t gfn_t; /* guest frame number: gpa >> 12 */
+typedef uint64_t gva_t;	 /* guest virtual (linear) address */
+typedef uint64_t gpa_t;	 /* guest physical address */
+typedef uint64_t gfn_t;	 /* guest frame number: gpa >> 12 */
 typedef uintptr_t hva_t; /* host virtual address */
 
 #define PAGE_SHIFT 12
@@ -31,11 +31,11 @@ typedef uintptr_t hva_t; /* host virtual address */
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-#define likely(x)     __builtin_expect(!!(x), 1)
-#define unlikely(x)   __builtin_expect(!!(x), 0)
-#define force_inline inline __attribute__((always_inline))
-#define never_inline  __attribute__((noinline))
-#define cold_path     __attribute__((cold, noinline))
+#define likely(x)	       __builtin_expect(!!(x), 1)
+#define unlikely(x)	       __builtin_expect(!!(x), 0)
+#define force_inline	       inline __attribute__((always_inline))
+#define never_inline	       __attribute__((noinline))
+#define cold_path	       __attribute__((cold, noinline))
 #define printf_like(fmt, args) __attribute__((format(printf, fmt, args)))
 
 #endif

@@ -16,8 +16,8 @@ int bus_create(struct bus **bus);
 void bus_destroy(struct bus *bus);
 
 /*
- * Maps [base, base + len) of a space to offsets [off, off + len) of a device. -EEXIST if it overlaps
- * a mapping. Any thread; a PCI BAR that overlaps is simply not decoded by the caller.
+ * Maps [base, base + len) of a space to offsets [off, off + len) of a device. -EEXIST if it
+ * overlaps a mapping. Any thread; a PCI BAR that overlaps is simply not decoded by the caller.
  */
 int bus_map(struct bus *bus, enum bus_space space, uint64_t base, uint64_t len, struct device *dev,
 	    uint64_t off);

@@ -121,12 +121,18 @@ static void update_all_locked(struct pci_function *fn)
 
 	for (unsigned i = 0; i < PCI_BARS; i++)
 		bar_update_locked(fn, i, command & PCI_COMMAND_MEMORY);
+	atomic_store_seq(&fn->bus_master, !!(command & PCI_COMMAND_MASTER));
 	pthread_mutex_lock(&fn->host->intx_lock);
 	fn->intx_disable = command & PCI_COMMAND_INTX_DISABLE;
 	intx_update_locked(fn);
 	pthread_mutex_unlock(&fn->host->intx_lock);
 	if (fn->msix)
 		pci_msix_control_changed(fn);
+}
+
+bool pci_bus_master(const struct pci_function *fn)
+{
+	return atomic_load_relaxed(&fn->bus_master);
 }
 
 static bool window_take(uint64_t *next, uint64_t base, uint64_t size, uint64_t want, uint64_t *addr)

@@ -93,6 +93,7 @@ struct pci_function {
 	bool intx_level;   /* what the device asks for; under the host's intx lock */
 	bool intx_driven;  /* what it contributes to the line */
 	bool intx_disable; /* command register bit */
+	bool bus_master;   /* command register bit; atomic */
 };
 
 struct pci_id {
@@ -146,7 +147,15 @@ int pci_host_add(struct pci_host *host, unsigned slot, struct pci_function *fn);
 /* Any thread. */
 void pci_set_intx(struct pci_function *fn, bool level);
 bool pci_msix_enabled(struct pci_function *fn);
-/* Sends the vector's message, or sets its pending bit if it is masked. Ignores a vector too big. */
+/*
+ * Whether the guest lets the function access memory by itself; messages count as such accesses
+ * (PCI Local Bus 3.0, 6.2.2). Systems clear it to be sure of their memory, before kexec say.
+ */
+bool pci_bus_master(const struct pci_function *fn);
+/*
+ * Sends the vector's message, or sets its pending bit if it is masked or the function is not bus
+ * master. Ignores a vector too big.
+ */
 void pci_msix_notify(struct pci_function *fn, unsigned vector);
 
 /* The stored configuration space, for config_read and config_write operations. */

@@ -41,7 +41,7 @@ static void deliver_locked(struct pci_msix *m, unsigned v)
 {
 	uint64_t bit = 1ull << (v % 64);
 
-	if (m->masked || (m->table[v].control & MSIX_VECTOR_MASK)) {
+	if (m->masked || (m->table[v].control & MSIX_VECTOR_MASK) || !pci_bus_master(m->fn)) {
 		m->pending[v / 64] |= bit;
 		return;
 	}

@@ -101,12 +101,13 @@ static uint8_t status(const struct virtio_device *vdev)
 	return atomic_load_relaxed(&vdev->status);
 }
 
-/* May buffers be taken from the ring? */
+/* May the rings be read and written? */
 static bool usable(const struct virtqueue *vq)
 {
 	uint8_t s = status(vq->vdev);
 
-	return vq->enabled && (s & VIRTIO_STATUS_DRIVER_OK) && !(s & VIRTIO_STATUS_NEEDS_RESET);
+	return vq->enabled && (s & VIRTIO_STATUS_DRIVER_OK) && !(s & VIRTIO_STATUS_NEEDS_RESET) &&
+	       pci_bus_master(&vq->vdev->pci);
 }
 
 static uint16_t *used_event(const struct virtqueue *vq, const struct ring *r)

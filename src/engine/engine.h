@@ -35,8 +35,8 @@ struct engine_ops {
 };
 
 /*
- * NULL if there is no engine of that name; "auto" picks the best one. A colon ends the name; *option
- * points behind it, or is NULL.
+ * NULL if there is no engine of that name; "auto" picks the best one. A colon ends the name;
+ * *option points behind it, or is NULL.
  */
 const struct engine_ops *engine_find(const char *name, const char **option);
 /* Names for messages, "interp". */

@@ -53,7 +53,8 @@ static int create_interrupts(struct vm *vm)
 	vm->device[vm->ndevices++] = io;
 	for (unsigned n = 0; n < ISA_IRQS; n++) {
 		vm->isa[n].pic = pic_line(vm->pic, n);
-		/* The override of the MADT: ISA interrupt 0 is pin 2, whose own line is the cascade. */
+		/* The override of the MADT: ISA interrupt 0 is pin 2, whose own line is the
+		 * cascade. */
 		if (n != 2)
 			vm->isa[n].ioapic = ioapic_line(vm->ioapic, n ? n : 2);
 	}
@@ -266,7 +267,8 @@ static int create_pci_devices(struct vm *vm)
 	return r;
 }
 
-/* --- events from devices ----------------------------------------------------------------------- */
+/* --- events from devices -----------------------------------------------------------------------
+ */
 
 static void event_power_off(void *opaque)
 {
@@ -292,8 +294,9 @@ static void event_crashed(void *opaque)
 int machine_create(struct vm *vm)
 {
 	static int (*const steps[])(struct vm *) = {
-		create_interrupts, create_rtc,	  create_pit,	   create_power,      create_fw_cfg,
-		create_misc,	   create_serial, create_pci_host, create_pci_devices,
+		create_interrupts, create_rtc,	    create_pit,
+		create_power,	   create_fw_cfg,   create_misc,
+		create_serial,	   create_pci_host, create_pci_devices,
 	};
 	int r = 0;
 

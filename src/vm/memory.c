@@ -27,7 +27,7 @@ static int add_node(struct vm *vm, unsigned node, uint64_t size, gpa_t *next)
 	if (r)
 		return r;
 	vm->nnodes++;
-	if (*next < LOW_RAM_END && *next + size > LOW_RAM_END)
+	if (*next<LOW_RAM_END && * next + size> LOW_RAM_END)
 		first = LOW_RAM_END - *next;
 	r = add_range(vm, *next, first, node, 0);
 	*next += first;

@@ -14,7 +14,8 @@
 #define CONTROL_BUTTON 1ull
 #define CONTROL_STOP   (1ull << 32)
 
-/* --- ends and resets --------------------------------------------------------------------------- */
+/* --- ends and resets ---------------------------------------------------------------------------
+ */
 
 static void leave_run_loops(struct vm *vm)
 {
@@ -77,7 +78,8 @@ void vm_stop(struct vm *vm)
 	control_post(vm, CONTROL_STOP);
 }
 
-/* --- what the VCPUs see of the machine ---------------------------------------------------------- */
+/* --- what the VCPUs see of the machine ----------------------------------------------------------
+ */
 
 static void op_mmio_read(void *opaque, gpa_t gpa, void *data, unsigned len)
 {
@@ -112,7 +114,8 @@ static void op_eoi(void *opaque, uint8_t vector)
 		ioapic_eoi(vm->ioapic, vector);
 }
 
-/* --- build and destroy --------------------------------------------------------------------------- */
+/* --- build and destroy ---------------------------------------------------------------------------
+ */
 
 static int create_smp(struct vm *vm)
 {

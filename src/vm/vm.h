@@ -1,8 +1,8 @@
 /*
  * One virtual machine: builds it from a configuration, runs it, takes it down.
  *
- * Called by one thread (the caller's), but for vm_power_button() and vm_stop(). Several VMs can live
- * in one process.
+ * Called by one thread (the caller's), but for vm_power_button() and vm_stop(). Several VMs can
+ * live in one process.
  */
 #ifndef VM_VM_H
 #define VM_VM_H
@@ -26,13 +26,14 @@ struct vm_config {
 	const char *kernel;
 	const char *initrd; /* NULL: none */
 	const char *append; /* NULL: empty */
-	unsigned sockets, cores, threads; /* cores a socket, threads a core; one guest node a socket */
-	uint64_t memory;		  /* bytes, a multiple of 1 MiB */
-	bool overcommit;		  /* allow more memory than the host has */
+	unsigned sockets, cores,
+		threads; /* cores a socket, threads a core; one guest node a socket */
+	uint64_t memory; /* bytes, a multiple of 1 MiB */
+	bool overcommit; /* allow more memory than the host has */
 	struct vm_disk disk[VM_MAX_DISKS];
 	unsigned ndisks;
 	enum vm_net net;
-	const char *tap;			  /* interface name */
+	const char *tap;		      /* interface name */
 	const char *hostfwd[VM_MAX_FORWARDS]; /* "tcp:ADDR:PORT-[GUEST]:PORT" */
 	unsigned nhostfwd;
 	bool rng;

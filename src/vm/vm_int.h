@@ -32,9 +32,9 @@
 #define MMIO64_SIZE GIB(256)
 #define RAM_MAX	    GIB(500)
 
-#define ISA_IRQS  16
-#define GSI_INTX  16 /* GSIs 16-19 */
-#define IRQ_SCI	  9
+#define ISA_IRQS 16
+#define GSI_INTX 16 /* GSIs 16-19 */
+#define IRQ_SCI	 9
 
 /* A line that goes to the PIC and to the IOAPIC. */
 struct isa_line {

@@ -43,24 +43,24 @@
 #define EFER_FFXSR (1u << 14)
 #define EFER_AIBRS (1u << 21)
 
-#define FLAG_CF	  (1u << 0)
-#define FLAG_ONE  (1u << 1)
-#define FLAG_PF	  (1u << 2)
-#define FLAG_AF	  (1u << 4)
-#define FLAG_ZF	  (1u << 6)
-#define FLAG_SF	  (1u << 7)
-#define FLAG_TF	  (1u << 8)
-#define FLAG_IF	  (1u << 9)
-#define FLAG_DF	  (1u << 10)
-#define FLAG_OF	  (1u << 11)
-#define FLAG_IOPL (3u << 12)
-#define FLAG_NT	  (1u << 14)
-#define FLAG_RF	  (1u << 16)
-#define FLAG_VM	  (1u << 17)
-#define FLAG_AC	  (1u << 18)
-#define FLAG_VIF  (1u << 19)
-#define FLAG_VIP  (1u << 20)
-#define FLAG_ID	  (1u << 21)
+#define FLAG_CF	    (1u << 0)
+#define FLAG_ONE    (1u << 1)
+#define FLAG_PF	    (1u << 2)
+#define FLAG_AF	    (1u << 4)
+#define FLAG_ZF	    (1u << 6)
+#define FLAG_SF	    (1u << 7)
+#define FLAG_TF	    (1u << 8)
+#define FLAG_IF	    (1u << 9)
+#define FLAG_DF	    (1u << 10)
+#define FLAG_OF	    (1u << 11)
+#define FLAG_IOPL   (3u << 12)
+#define FLAG_NT	    (1u << 14)
+#define FLAG_RF	    (1u << 16)
+#define FLAG_VM	    (1u << 17)
+#define FLAG_AC	    (1u << 18)
+#define FLAG_VIF    (1u << 19)
+#define FLAG_VIP    (1u << 20)
+#define FLAG_ID	    (1u << 21)
 #define FLAGS_ARITH (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
 
 enum exception {
@@ -110,58 +110,59 @@ enum exception {
 #define DR7_FIXED 0x400u
 #define DR7_GD	  (1u << 13)
 
-/* Segment attributes, as bits 40-55 of a descriptor shifted down (bits 8-11 are limit bits, zero). */
-#define SEG_TYPE 0x000f
-#define SEG_A	 0x0001 /* accessed */
-#define SEG_RW	 0x0002 /* data: writable, code: readable */
-#define SEG_EC	 0x0004 /* data: expand down, code: conforming */
-#define SEG_CODE 0x0008
-#define SEG_S	 0x0010 /* code or data, not system */
-#define SEG_DPL	 0x0060
-#define SEG_P	 0x0080
-#define SEG_AVL	 0x1000
-#define SEG_L	 0x2000
-#define SEG_DB	 0x4000
-#define SEG_G	 0x8000
+/* Segment attributes, as bits 40-55 of a descriptor shifted down (bits 8-11 are limit bits, zero).
+ */
+#define SEG_TYPE      0x000f
+#define SEG_A	      0x0001 /* accessed */
+#define SEG_RW	      0x0002 /* data: writable, code: readable */
+#define SEG_EC	      0x0004 /* data: expand down, code: conforming */
+#define SEG_CODE      0x0008
+#define SEG_S	      0x0010 /* code or data, not system */
+#define SEG_DPL	      0x0060
+#define SEG_P	      0x0080
+#define SEG_AVL	      0x1000
+#define SEG_L	      0x2000
+#define SEG_DB	      0x4000
+#define SEG_G	      0x8000
 #define SEG_DPL_SHIFT 5
 
-#define MSR_TSC		    0x10
-#define MSR_APIC_BASE	    0x1b
-#define MSR_TSC_ADJUST	    0x3b
-#define MSR_BIOS_SIGN_ID    0x8b
-#define MSR_MTRRCAP	    0xfe
-#define MSR_SYSENTER_CS	    0x174
-#define MSR_SYSENTER_ESP    0x175
-#define MSR_SYSENTER_EIP    0x176
-#define MSR_MCG_CAP	    0x179
-#define MSR_MCG_STATUS	    0x17a
-#define MSR_MCG_CTL	    0x17b
-#define MSR_MISC_ENABLE	    0x1a0
-#define MSR_DEBUGCTL	    0x1d9
-#define MSR_MTRR_PHYSBASE0  0x200
-#define MSR_MTRR_FIX64K	    0x250
-#define MSR_MTRR_FIX16K_80  0x258
-#define MSR_MTRR_FIX16K_A0  0x259
-#define MSR_MTRR_FIX4K_C0   0x268
-#define MSR_PAT		    0x277
-#define MSR_MTRR_DEFTYPE    0x2ff
-#define MSR_TSC_DEADLINE    0x6e0
-#define MSR_X2APIC_BASE	    0x800
-#define MSR_X2APIC_LAST	    0x8ff
-#define MSR_EFER	    0xc0000080
-#define MSR_STAR	    0xc0000081
-#define MSR_LSTAR	    0xc0000082
-#define MSR_CSTAR	    0xc0000083
-#define MSR_SFMASK	    0xc0000084
-#define MSR_FS_BASE	    0xc0000100
-#define MSR_GS_BASE	    0xc0000101
-#define MSR_KERNEL_GS_BASE  0xc0000102
-#define MSR_TSC_AUX	    0xc0000103
-#define MSR_SYSCFG	    0xc0010010
-#define MSR_HWCR	    0xc0010015
-#define MSR_NB_CFG	    0xc001001f
-#define MSR_PATCH_LEVEL	    0x8b
-#define MSR_DE_CFG	    0xc0011029
+#define MSR_TSC		   0x10
+#define MSR_APIC_BASE	   0x1b
+#define MSR_TSC_ADJUST	   0x3b
+#define MSR_BIOS_SIGN_ID   0x8b
+#define MSR_MTRRCAP	   0xfe
+#define MSR_SYSENTER_CS	   0x174
+#define MSR_SYSENTER_ESP   0x175
+#define MSR_SYSENTER_EIP   0x176
+#define MSR_MCG_CAP	   0x179
+#define MSR_MCG_STATUS	   0x17a
+#define MSR_MCG_CTL	   0x17b
+#define MSR_MISC_ENABLE	   0x1a0
+#define MSR_DEBUGCTL	   0x1d9
+#define MSR_MTRR_PHYSBASE0 0x200
+#define MSR_MTRR_FIX64K	   0x250
+#define MSR_MTRR_FIX16K_80 0x258
+#define MSR_MTRR_FIX16K_A0 0x259
+#define MSR_MTRR_FIX4K_C0  0x268
+#define MSR_PAT		   0x277
+#define MSR_MTRR_DEFTYPE   0x2ff
+#define MSR_TSC_DEADLINE   0x6e0
+#define MSR_X2APIC_BASE	   0x800
+#define MSR_X2APIC_LAST	   0x8ff
+#define MSR_EFER	   0xc0000080
+#define MSR_STAR	   0xc0000081
+#define MSR_LSTAR	   0xc0000082
+#define MSR_CSTAR	   0xc0000083
+#define MSR_SFMASK	   0xc0000084
+#define MSR_FS_BASE	   0xc0000100
+#define MSR_GS_BASE	   0xc0000101
+#define MSR_KERNEL_GS_BASE 0xc0000102
+#define MSR_TSC_AUX	   0xc0000103
+#define MSR_SYSCFG	   0xc0010010
+#define MSR_HWCR	   0xc0010015
+#define MSR_NB_CFG	   0xc001001f
+#define MSR_PATCH_LEVEL	   0x8b
+#define MSR_DE_CFG	   0xc0011029
 
 /* The TSC counts at the P0 frequency. */
 #define HWCR_TSC_FREQ_SEL (1u << 24)

@@ -93,8 +93,7 @@ void cpu_dump(const struct cpu *cpu, char *buf, size_t size)
 	for (unsigned i = 0; i < SEG_COUNT; i++)
 		if (i != SEG_NONE)
 			ADD("%-3s %04x base %016lx limit %08x attr %04x\n", segs[i],
-			    cpu->seg[i].sel, cpu->seg[i].base, cpu->seg[i].limit,
-			    cpu->seg[i].attr);
+			    cpu->seg[i].sel, cpu->seg[i].base, cpu->seg[i].limit, cpu->seg[i].attr);
 	ADD("gdt %016lx/%04x idt %016lx/%04x\n", cpu->gdtr.base, cpu->gdtr.limit, cpu->idtr.base,
 	    cpu->idtr.limit);
 	ADD("cr0 %08lx cr2 %016lx cr3 %016lx cr4 %08lx efer %08lx\n", cpu->cr0, cpu->cr2, cpu->cr3,

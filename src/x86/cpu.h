@@ -19,14 +19,39 @@
 #include "src/x86/arch.h"
 
 enum gpr_index {
-	RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI,
-	R8, R9, R10, R11, R12, R13, R14, R15,
+	RAX,
+	RCX,
+	RDX,
+	RBX,
+	RSP,
+	RBP,
+	RSI,
+	RDI,
+	R8,
+	R9,
+	R10,
+	R11,
+	R12,
+	R13,
+	R14,
+	R15,
 	REG_ZERO, /* always 0: stands for "no base" and "no index" */
 	REG_PC,	  /* address of the first instruction of the block being run */
 	GPR_SLOTS,
 };
 
-enum seg_index { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_LDTR, SEG_TR, SEG_COUNT };
+enum seg_index {
+	SEG_ES,
+	SEG_CS,
+	SEG_SS,
+	SEG_DS,
+	SEG_FS,
+	SEG_GS,
+	SEG_NONE,
+	SEG_LDTR,
+	SEG_TR,
+	SEG_COUNT
+};
 
 struct seg {
 	uint64_t base;
@@ -74,16 +99,16 @@ struct cpu_ops {
 };
 
 /* What the run loop must do before the next instruction; see cpu->event. */
-#define CPU_EVENT_SHADOW (1u << 0) /* interrupts are blocked for one instruction (STI, MOV SS) */
-#define CPU_EVENT_SS_SHADOW (1u << 1) /* ... and so are debug traps and NMIs (MOV SS, POP SS) */
-#define CPU_EVENT_HALT	 (1u << 2) /* HLT was executed */
-#define CPU_EVENT_SHUTDOWN (1u << 3) /* triple fault */
-#define CPU_EVENT_TF	 (1u << 4) /* a single-step trap is due after this instruction */
-#define CPU_EVENT_DATA_BP (1u << 5) /* a data breakpoint matched; dr6_pending says which */
-#define CPU_EVENT_EXC	 (1u << 7) /* an exception waits for delivery */
-#define CPU_EVENT_WINDOW (1u << 8) /* stop when an interrupt could be taken */
-#define CPU_EVENT_YIELD	 (1u << 6) /* leave the block: something to look at */
-#define CPU_EVENT_PAUSE	 (1u << 9) /* PAUSE was executed */
+#define CPU_EVENT_SHADOW     (1u << 0) /* interrupts are blocked for one instruction (STI, MOV SS) */
+#define CPU_EVENT_SS_SHADOW  (1u << 1)	/* ... and so are debug traps and NMIs (MOV SS, POP SS) */
+#define CPU_EVENT_HALT	     (1u << 2)	/* HLT was executed */
+#define CPU_EVENT_SHUTDOWN   (1u << 3)	/* triple fault */
+#define CPU_EVENT_TF	     (1u << 4)	/* a single-step trap is due after this instruction */
+#define CPU_EVENT_DATA_BP    (1u << 5)	/* a data breakpoint matched; dr6_pending says which */
+#define CPU_EVENT_EXC	     (1u << 7)	/* an exception waits for delivery */
+#define CPU_EVENT_WINDOW     (1u << 8)	/* stop when an interrupt could be taken */
+#define CPU_EVENT_YIELD	     (1u << 6)	/* leave the block: something to look at */
+#define CPU_EVENT_PAUSE	     (1u << 9)	/* PAUSE was executed */
 #define CPU_EVENT_NMI_WINDOW (1u << 10) /* stop when an NMI could be taken */
 
 struct cpu_exception {
@@ -104,8 +129,8 @@ struct cpu {
 	uint64_t fl_zero;
 	uint64_t fl_sign;
 	uint64_t fl_carry;
-	struct tlb_entry *tlb_cur; /* array of the current access context */
-	const struct insn *cur;	   /* set before anything that can fault */
+	struct tlb_entry *tlb_cur;  /* array of the current access context */
+	const struct insn *cur;	    /* set before anything that can fault */
 	const struct insn *uncount; /* the engine's: the block was left at this instruction */
 	struct seg seg[SEG_COUNT];
 	uint32_t rflags; /* all but the arithmetic flags */
@@ -125,31 +150,31 @@ struct cpu {
 	struct vec_state vec;
 
 	bool nmi_blocked;
-	bool delivering;	   /* inside the delivery of exc */
-	bool exc_pending;	   /* exc waits for delivery */
-	bool no_step;		   /* the instruction takes no single-step trap, though TF was set */
+	bool delivering;  /* inside the delivery of exc */
+	bool exc_pending; /* exc waits for delivery */
+	bool no_step;	  /* the instruction takes no single-step trap, though TF was set */
 	struct cpu_exception exc;
 	struct cpu_exception next_exc; /* just raised, not yet combined with exc */
-	jmp_buf *unwind;	   /* where a fault jumps to */
-	uint64_t last_rip;	   /* for register dumps */
+	jmp_buf *unwind;	       /* where a fault jumps to */
+	uint64_t last_rip;	       /* for register dumps */
 
 	/* The binary translator's; compiled code reaches it through GS. */
 	struct {
 		struct cpu *self;
-		uint64_t rax;	   /* host RAX while it holds flags */
-		uint64_t address;  /* of a guest access being checked */
+		uint64_t rax;	  /* host RAX while it holds flags */
+		uint64_t address; /* of a guest access being checked */
 		uint64_t host_rsp;
-		uint64_t page;	   /* linear address of the page the running block starts in */
-		uint64_t key;	   /* of the jump cache, for the half of addresses that code lies in */
-		uint64_t salt;	   /* of the jump cache's index, for the same half */
-		void *jump;	   /* the jump cache */
-		void *branch;	   /* struct bt_site of the indirect branch being looked up, or NULL */
-		void *exit;	   /* struct bt_exit by which compiled code was left, or NULL */
-		uint16_t flags;	   /* AH and AL as by LAHF and SETO AL */
-		bool next;	   /* a handler reached the end of its site */
-		int32_t left;	   /* instructions before the next safepoint */
-		uint8_t kick;	   /* set by any thread: reach a safepoint at the next block */
-		void *owner; /* struct bt */
+		uint64_t page;	/* linear address of the page the running block starts in */
+		uint64_t key;	/* of the jump cache, for the half of addresses that code lies in */
+		uint64_t salt;	/* of the jump cache's index, for the same half */
+		void *jump;	/* the jump cache */
+		void *branch;	/* struct bt_site of the indirect branch being looked up, or NULL */
+		void *exit;	/* struct bt_exit by which compiled code was left, or NULL */
+		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
+		bool next;	/* a handler reached the end of its site */
+		int32_t left;	/* instructions before the next safepoint */
+		uint8_t kick;	/* set by any thread: reach a safepoint at the next block */
+		void *owner;	/* struct bt */
 	} bt;
 
 	const struct cpu_ops *ops;
@@ -157,11 +182,13 @@ struct cpu {
 	struct stats *stats;
 	struct vec_cache *vec_cache;
 	gpa_t rmw_gpa[2]; /* of both pages of the operand of mem_rmw_ptr() */
-	uint8_t vec_buf[64] __attribute__((aligned(64))); /* memory operand of a vector instruction */
+	uint8_t vec_buf[64]
+		__attribute__((aligned(64))); /* memory operand of a vector instruction */
 	struct tlb tlb;
 };
 
-/* Zeroed memory in, power-on state out. ops, gmem, stats must be set by the caller before it runs. */
+/* Zeroed memory in, power-on state out. ops, gmem, stats must be set by the caller before it runs.
+ */
 int cpu_init(struct cpu *cpu);
 void cpu_fini(struct cpu *cpu);
 /* INIT or RESET state (SDM volume 3, table 10-1); cold also clears what INIT preserves. */

@@ -8,9 +8,9 @@
 #define CPUID_SIGNATURE 0x00a00f10u
 
 /* KVM's paravirtual features, leaf 4000_0001 EAX. */
-#define KVM_FEATURE_CLOCKSOURCE	       (1u << 0)
-#define KVM_FEATURE_NOP_IO_DELAY       (1u << 1)
-#define KVM_FEATURE_CLOCKSOURCE2       (1u << 3)
+#define KVM_FEATURE_CLOCKSOURCE	 (1u << 0)
+#define KVM_FEATURE_NOP_IO_DELAY (1u << 1)
+#define KVM_FEATURE_CLOCKSOURCE2 (1u << 3)
 /* MSIs and IOAPIC entries carry 15-bit destinations, so x2APIC ids above 255 can be reached. */
 #define KVM_FEATURE_MSI_EXT_DEST_ID    (1u << 15)
 #define KVM_FEATURE_CLOCKSOURCE_STABLE (1u << 24)

@@ -11,8 +11,8 @@ _Noreturn void cpu_unwind(struct cpu *cpu)
 
 static _Noreturn void raise(struct cpu *cpu, uint8_t vector, bool has_error, uint32_t error)
 {
-	cpu->next_exc = (struct cpu_exception){
-		.vector = vector, .has_error = has_error, .error = error};
+	cpu->next_exc =
+		(struct cpu_exception){.vector = vector, .has_error = has_error, .error = error};
 	cpu_unwind(cpu);
 }
 
@@ -39,7 +39,8 @@ static bool contributory(uint8_t vector)
 }
 
 /* AMD64 APM volume 2, 8.2.9: what an exception during the delivery of another becomes. */
-static bool makes_double_fault(const struct cpu_exception *first, const struct cpu_exception *second)
+static bool makes_double_fault(const struct cpu_exception *first,
+			       const struct cpu_exception *second)
 {
 	if (first->kind != EXC_KIND_FAULT)
 		return false;

@@ -1,6 +1,6 @@
 /*
- * Exceptions and interrupts: recording, combining (double and triple fault) and delivery through the
- * IDT in every mode (AMD64 APM volume 2, chapter 8). Owner thread only.
+ * Exceptions and interrupts: recording, combining (double and triple fault) and delivery through
+ * the IDT in every mode (AMD64 APM volume 2, chapter 8). Owner thread only.
  */
 #ifndef X86_EXC_H
 #define X86_EXC_H

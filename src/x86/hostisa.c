@@ -29,6 +29,7 @@ void host_isa_probe(struct host_isa *isa)
 	isa->sse42 = c & bit_SSE4_2;
 	isa->aes = c & bit_AES;
 	isa->rdrand = c & bit_RDRND;
+	isa->popcnt = c & bit_POPCNT;
 	isa->clflush = d & (1u << 19);
 	ymm = (c & bit_OSXSAVE) && ymm_enabled();
 	isa->avx = ymm && (c & bit_AVX);
@@ -36,8 +37,11 @@ void host_isa_probe(struct host_isa *isa)
 	isa->f16c = isa->avx && (c & bit_F16C);
 	if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
 		return;
+	isa->bmi1 = b & bit_BMI;
 	isa->avx2 = isa->avx && (b & bit_AVX2);
 	isa->rdseed = b & bit_RDSEED;
 	isa->clflushopt = b & bit_CLFLUSHOPT;
 	isa->sha = b & bit_SHA;
+	if (__get_cpuid(0x80000001, &a, &b, &c, &d))
+		isa->lzcnt = c & bit_LZCNT;
 }

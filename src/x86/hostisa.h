@@ -1,5 +1,5 @@
 /*
- * What the host processor can do, of the extensions that the engine runs by the host's own
+ * What the host processor can do, of the extensions that the engines run by the host's own
  * instruction. Everything else of the guest's model is computed in C and independent of the host.
  */
 #ifndef X86_HOSTISA_H
@@ -13,6 +13,7 @@ struct host_isa {
 	bool avx, avx2, fma, f16c; /* usable: the host's kernel has enabled the YMM state */
 	bool rdrand, rdseed;
 	bool clflush, clflushopt;
+	bool popcnt, bmi1, lzcnt; /* for the translator, which runs integer code as it is */
 };
 
 /* Costs a few CPUID instructions, each a VM exit on a virtual host. Any thread. */

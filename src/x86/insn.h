@@ -20,19 +20,20 @@ struct cpu;
 
 struct insn {
 	void (*exec)(struct cpu *cpu, const struct insn *insn);
-	uint64_t imm;	/* immediate, sign-extended; branch displacement; or a pointer of exec's */
-	int32_t disp;	/* of the memory operand */
-	uint16_t off;	/* of this instruction from the block's first byte */
+	uint64_t imm; /* immediate, sign-extended; branch displacement; or a pointer of exec's */
+	int32_t disp; /* of the memory operand */
+	uint16_t off; /* of this instruction from the block's first byte */
 	uint8_t len;
-	uint8_t dst;	/* byte offset in cpu->gpr */
-	uint8_t src;	/* byte offset in cpu->gpr */
-	uint8_t base;	/* index in cpu->gpr; REG_ZERO: none; REG_PC: rip-relative, off+len in disp */
-	uint8_t index;	/* index in cpu->gpr; REG_ZERO: none */
-	uint8_t scale : 2, size : 3; /* index shift; operand size: 0,1,2,3 = 1,2,4,8 bytes, 4 = 16 */
-	uint8_t seg;	/* enum seg_index; SEG_NONE: flat */
-	uint8_t flags;	/* INSN_* */
-	uint8_t aux;	/* exec's own */
-	uint8_t mode;	/* 2, 4 or 8: bytes of the code segment's default address size */
+	uint8_t dst;  /* byte offset in cpu->gpr */
+	uint8_t src;  /* byte offset in cpu->gpr */
+	uint8_t base; /* index in cpu->gpr; REG_ZERO: none; REG_PC: rip-relative, off+len in disp */
+	uint8_t index; /* index in cpu->gpr; REG_ZERO: none */
+	uint8_t scale : 2,
+		size : 3; /* index shift; operand size: 0,1,2,3 = 1,2,4,8 bytes, 4 = 16 */
+	uint8_t seg;	  /* enum seg_index; SEG_NONE: flat */
+	uint8_t flags;	  /* INSN_* */
+	uint8_t aux;	  /* exec's own */
+	uint8_t mode;	  /* 2, 4 or 8: bytes of the code segment's default address size */
 };
 
 _Static_assert(sizeof(struct insn) == 32, "keep decoded code small");

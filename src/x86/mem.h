@@ -34,26 +34,26 @@ static force_inline void *mem_fast_write(struct cpu *c, gva_t a, unsigned len)
 	return NULL;
 }
 
-#define MEM_ACCESSORS(bits)                                                                        \
-	static force_inline uint##bits##_t mem_read##bits(struct cpu *c, const struct insn *i,    \
-							   gva_t a)                                \
-	{                                                                                          \
-		void *p = mem_fast_read(c, a, bits / 8);                                           \
-		if (likely(p))                                                                     \
-			return *(volatile uint##bits##_t *)p;                                      \
-		c->cur = i;                                                                        \
-		return mem_read_slow(c, a, bits / 8);                                              \
-	}                                                                                          \
-	static force_inline void mem_write##bits(struct cpu *c, const struct insn *i, gva_t a,    \
-						  uint##bits##_t v)                                \
-	{                                                                                          \
-		void *p = mem_fast_write(c, a, bits / 8);                                          \
-		if (likely(p)) {                                                                   \
-			*(volatile uint##bits##_t *)p = v;                                         \
-			return;                                                                    \
-		}                                                                                  \
-		c->cur = i;                                                                        \
-		mem_write_slow(c, a, v, bits / 8);                                                 \
+#define MEM_ACCESSORS(bits)                                                                    \
+	static force_inline uint##bits##_t mem_read##bits(struct cpu *c, const struct insn *i, \
+							  gva_t a)                             \
+	{                                                                                      \
+		void *p = mem_fast_read(c, a, bits / 8);                                       \
+		if (likely(p))                                                                 \
+			return *(volatile uint##bits##_t *)p;                                  \
+		c->cur = i;                                                                    \
+		return mem_read_slow(c, a, bits / 8);                                          \
+	}                                                                                      \
+	static force_inline void mem_write##bits(struct cpu *c, const struct insn *i, gva_t a, \
+						 uint##bits##_t v)                             \
+	{                                                                                      \
+		void *p = mem_fast_write(c, a, bits / 8);                                      \
+		if (likely(p)) {                                                               \
+			*(volatile uint##bits##_t *)p = v;                                     \
+			return;                                                                \
+		}                                                                              \
+		c->cur = i;                                                                    \
+		mem_write_slow(c, a, v, bits / 8);                                             \
 	}
 MEM_ACCESSORS(8)
 MEM_ACCESSORS(16)

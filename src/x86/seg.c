@@ -101,8 +101,7 @@ void seg_load(struct cpu *cpu, enum seg_index s, uint16_t sel)
 	} else {
 		if (desc_is_code(&d) && !(desc_type(&d) & 2))
 			raise_sel(cpu, EXC_GP, sel);
-		if (!desc_is_conforming(&d) &&
-		    (desc_dpl(&d) < cpu->cpl || desc_dpl(&d) < rpl))
+		if (!desc_is_conforming(&d) && (desc_dpl(&d) < cpu->cpl || desc_dpl(&d) < rpl))
 			raise_sel(cpu, EXC_GP, sel);
 		if (!desc_present(&d))
 			raise_sel(cpu, EXC_NP, sel);
@@ -704,8 +703,8 @@ void seg_sysret(struct cpu *cpu, unsigned opsize)
 			cpu->rip = (uint32_t)cpu->gpr[RCX];
 			cpu_set_cs(cpu, flat_code(sel | 3, 3, false));
 		}
-		cpu->rflags = cpu->gpr[R11] &
-			      (FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID);
+		cpu->rflags = cpu->gpr[R11] & (FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT |
+					       FLAG_AC | FLAG_ID);
 		flags_set_arith(cpu, cpu->gpr[R11]);
 	} else {
 		cpu->rip = (uint32_t)cpu->gpr[RCX];

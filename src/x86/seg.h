@@ -75,7 +75,8 @@ struct code_target {
 	unsigned cpl;
 };
 void code_commit(struct cpu *cpu, const struct code_target *t);
-/* Every change of CS goes through here: cached code is found by rip, so its segment must be known. */
+/* Every change of CS goes through here: cached code is found by rip, so its segment must be known.
+ */
 static inline void cpu_set_cs(struct cpu *cpu, struct seg cs)
 {
 	struct seg *cur = &cpu->seg[SEG_CS];

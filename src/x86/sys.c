@@ -5,9 +5,9 @@
 #define CR0_VALID                                                                                  \
 	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | \
 	 CR0_PG)
-#define CR4_VALID                                                                                  \
-	(CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |  \
-	 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE |         \
+#define CR4_VALID                                                                                 \
+	(CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | \
+	 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE |        \
 	 CR4_SMEP | CR4_SMAP)
 /* A change of any of these may change what a cached translation permits. */
 #define CR0_TLB (CR0_PG | CR0_WP | CR0_PE)
@@ -39,8 +39,7 @@ static void load_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t efer)
 	if (gmem_read(cpu->gmem, cr3 & 0xffffffe0, pdpte, sizeof(pdpte)))
 		cpu_raise_gp(cpu);
 	for (unsigned i = 0; i < 4; i++)
-		if ((pdpte[i] & PTE_P) &&
-		    (pdpte[i] & (0x1e6 | ~((1ull << GUEST_PHYS_BITS) - 1))))
+		if ((pdpte[i] & PTE_P) && (pdpte[i] & (0x1e6 | ~((1ull << GUEST_PHYS_BITS) - 1))))
 			cpu_raise_gp(cpu);
 	memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
 }

@@ -1,6 +1,6 @@
 /*
- * Control registers, MSRs and other state that system instructions change, with every side effect on
- * the TLB and on the current mode. Owner thread only; all may unwind with #GP, #UD or #NM.
+ * Control registers, MSRs and other state that system instructions change, with every side effect
+ * on the TLB and on the current mode. Owner thread only; all may unwind with #GP, #UD or #NM.
  */
 #ifndef X86_SYS_H
 #define X86_SYS_H

@@ -2,8 +2,8 @@
  * x87, MMX, SSE and AVX data processing, executed by the host's own instruction on the guest's
  * register state through a generated stub: exact, and no case per instruction.
  *
- * A struct vec_cache belongs to one CPU and its thread. Stubs are generated at decode time, keyed by
- * the instruction with its memory operand replaced by a buffer, and live as long as the cache.
+ * A struct vec_cache belongs to one CPU and its thread. Stubs are generated at decode time, keyed
+ * by the instruction with its memory operand replaced by a buffer, and live as long as the cache.
  */
 #ifndef X86_VEC_H
 #define X86_VEC_H
@@ -18,10 +18,11 @@ void vec_cache_destroy(struct vec_cache *vc);
 
 /*
  * If the decoded instruction is one that this module executes, sets insn->exec (and imm, aux, size
- * as that needs; addressing fields, off, len, mode and flags are filled in by the caller before) and
- * returns 0. -ENOTSUP if it is not ours or not in the CPUID model: the caller makes it #UD. insn->exec
- * does everything: #UD / #NM by CR0.TS, CR0.EM, CR4.OSFXSR, CR4.OSXSAVE and XCR0, alignment #GP, memory
- * access, execution, #XM or #MF, flags. exec functions return normally; the caller chains them.
+ * as that needs; addressing fields, off, len, mode and flags are filled in by the caller before)
+ * and returns 0. -ENOTSUP if it is not ours or not in the CPUID model: the caller makes it #UD.
+ * insn->exec does everything: #UD / #NM by CR0.TS, CR0.EM, CR4.OSFXSR, CR4.OSXSAVE and XCR0,
+ * alignment #GP, memory access, execution, #XM or #MF, flags. exec functions return normally; the
+ * caller chains them.
  */
 int vec_decode(struct cpu *cpu, struct insn *insn, const ZydisDecodedInstruction *zi,
 	       const ZydisDecodedOperand *ops, const uint8_t *bytes);

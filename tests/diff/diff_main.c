@@ -117,9 +117,9 @@ static void shrink(struct run *r, struct sequence *s)
 
 static void report_full(struct run *r, struct sequence *s, uint64_t seed)
 {
-	printf("difference at --seed %lu --count 1 --len %u%s%s%s%s, shrunk to:\n", seed, r->gen.len,
-	       r->gen.compat ? " --compat" : "", r->bt ? " --bt" : "", r->gen.only ? " --only " : "",
-	       r->gen.only ? r->gen.only : "");
+	printf("difference at --seed %lu --count 1 --len %u%s%s%s%s, shrunk to:\n", seed,
+	       r->gen.len, r->gen.compat ? " --compat" : "", r->bt ? " --bt" : "",
+	       r->gen.only ? " --only " : "", r->gen.only ? r->gen.only : "");
 	gen_layout(s, r->code, r->offset);
 	print_sequence(r, s);
 	printf("initial state:\n");
@@ -185,11 +185,15 @@ static bool run_all(struct run *r)
 static int parse(struct run *r, int argc, char **argv)
 {
 	static const struct option opts[] = {
-		{"seed", required_argument, NULL, 's'}, {"count", required_argument, NULL, 'c'},
-		{"len", required_argument, NULL, 'l'},	{"only", required_argument, NULL, 'o'},
-		{"keep-going", no_argument, NULL, 'k'}, {"compat", no_argument, NULL, '3'},
+		{"seed", required_argument, NULL, 's'},
+		{"count", required_argument, NULL, 'c'},
+		{"len", required_argument, NULL, 'l'},
+		{"only", required_argument, NULL, 'o'},
+		{"keep-going", no_argument, NULL, 'k'},
+		{"compat", no_argument, NULL, '3'},
 		{"bt", no_argument, NULL, 'b'},
-		{"verbose", no_argument, NULL, 'v'},	{0},
+		{"verbose", no_argument, NULL, 'v'},
+		{0},
 	};
 	int o;
 
@@ -217,7 +221,8 @@ int main(int argc, char **argv)
 
 	if (parse(&r, argc, argv)) {
 		fprintf(stderr,
-			"usage: diff_run [--seed N] [--count N] [--len 1..%d] [--compat] [--bt] [--only "
+			"usage: diff_run [--seed N] [--count N] [--len 1..%d] [--compat] [--bt] "
+			"[--only "
 			"MNEMONIC] "
 			"[--keep-going] [--verbose]\n",
 			SEQ_MAX);

@@ -133,10 +133,8 @@ static const struct cpu_ops ops = {
 static int build_cpu(struct guest *g, bool translate)
 {
 	/* Every block is translated before its first run. */
-	struct interp_config cfg = {.self = ~0u,
-				    .cache_bytes = MIB(1),
-				    .translate = translate,
-				    .translate_after = 1};
+	struct interp_config cfg = {
+		.self = ~0u, .cache_bytes = MIB(1), .translate = translate, .translate_after = 1};
 	int err;
 
 	g->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*g->cpu), 64));

@@ -231,10 +231,14 @@ send_ipis:
 	movl ipi_count + 4, %ecx
 	decl %ebx
 	jnz 1b
-	call smp_delay
-	cmpl $6, ipi_count + 4			/* at least one more each, at most all */
-	CHECK(ae)
-	cmpl $1005, ipi_count + 4
+2:	pause					/* at least one more each: a lost one times out */
+	cmpl $6, ipi_count + 4
+	jb 2b
+	cmpl $5, ipi_count + 8
+	jb 2b
+	cmpl $6, ipi_count + 12
+	jb 2b
+	cmpl $1005, ipi_count + 4		/* at most all */
 	CHECK(be)
 	cli
 	movl $1, ipis_done

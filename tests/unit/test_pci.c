@@ -179,6 +179,7 @@ static void msix_masks_and_remembers(void **state)
 
 	rig_init(&rig);
 	card_add(&c, &rig, 1);
+	cfg_write(&rig, 1, PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
 	cap = cfg_read(&rig, 1, PCI_CAP_POINTER, 1);
 	assert_int_equal(cfg_read(&rig, 1, cap, 1), PCI_CAP_MSIX);
 	assert_int_equal(cfg_read(&rig, 1, cap + 2, 2), 2); /* three vectors */

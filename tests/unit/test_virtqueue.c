@@ -571,6 +571,34 @@ static void config_space_window(void **state)
 	teardown(&f);
 }
 
+/* Without the bus-master bit memory is the guest's alone, and no message is sent. */
+static void memory_is_left_alone_without_bus_master(void **state)
+{
+	struct fixture f;
+
+	setup(&f);
+	check_echo(&f, 0x41);
+	f.echo.hold = true;
+	offer_echo(&f, 2);
+	drv_notify(&f.d, 0);
+	assert_int_equal(f.echo.nheld, 1);
+	cfg_write(&f.rig, 4, PCI_COMMAND, PCI_COMMAND_MEMORY, 2);
+	echo_drain(&f.echo.vdev);
+	offer_echo(&f, 4);
+	drv_notify(&f.d, 0);
+	assert_int_equal(f.echo.nheld, 0);
+	assert_int_equal(drv_used_idx(&f.d, 0), 1);
+	virtio_config_changed(&f.echo.vdev);
+	assert_int_equal(f.rig.msi[0], 0);
+	assert_int_equal(f.rig.msi[1], 1);
+	/* The message was kept back. */
+	cfg_write(&f.rig, 4, PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
+	assert_int_equal(f.rig.msi[0], 1);
+	drv_notify(&f.d, 0);
+	assert_int_equal(f.echo.nheld, 1);
+	teardown(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -598,6 +626,7 @@ int main(void)
 		cmocka_unit_test(negotiation),
 		cmocka_unit_test(intx_without_msix),
 		cmocka_unit_test(config_space_window),
+		cmocka_unit_test(memory_is_left_alone_without_bus_master),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -233,6 +233,7 @@ static inline uint8_t drv_begin(struct drv *d, struct rig *rig, unsigned slot, u
 	memset(d, 0, sizeof(*d));
 	d->rig = rig;
 	d->slot = slot;
+	cfg_write(rig, slot, PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
 	drv_find_caps(d);
 	common_set(d, C_STATUS, 0, 1);
 	assert_int_equal(common_get(d, C_STATUS, 1), 0);

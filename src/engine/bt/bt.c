@@ -9,7 +9,8 @@
 #include "src/base/log.h"
 #include "src/engine/bt/translate.h"
 
-#define CODE_SIZE MIB(32)
+#define CODE_SIZE MIB(48)
+#define HOT_SIZE  MIB(24)
 #define META_SIZE MIB(64)
 #define MAX_SLICE 30000u
 
@@ -41,6 +42,7 @@ int bt_create(struct bt **out, struct cpu *cpu)
 	bt->cpu = cpu;
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
+	host_isa_probe(&bt->isa);
 	bt->tr_space = malloc(sizeof(*bt->tr_space));
 	bt->meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -53,7 +55,9 @@ int bt_create(struct bt **out, struct cpu *cpu)
 	ZydisDecoderInit(&bt->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-	bt->e = (struct emit){.p = bt->rw, .end = bt->rw + bt->size, .to_exec = bt->rx - bt->rw};
+	bt->e = (struct emit){.p = bt->rw, .end = bt->rw + HOT_SIZE, .to_exec = bt->rx - bt->rw};
+	bt->cold =
+		(struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = bt->rx - bt->rw};
 	bt_emit_stubs(bt);
 	bt->first = bt->e.p;
 	cpu->bt.self = cpu;
@@ -84,6 +88,7 @@ void bt_enter_thread(struct cpu *cpu)
 void bt_flush(struct bt *bt)
 {
 	bt->e.p = bt->first;
+	bt->cold.p = bt->rw + HOT_SIZE;
 	bt->meta_used = 0;
 	bt->cpu->bt.exit = NULL;
 }
@@ -167,9 +172,11 @@ void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32
 	bt->in_cpu = false;
 	bt->running = true;
 	enter(b->native);
-	if (!bt->in_cpu)
-		flags_unpack(c, c->bt.flags);
 	count(bt);
+	/* A handler set rip itself, and raised what there was to raise. */
+	if (bt->in_cpu)
+		return;
+	flags_unpack(c, c->bt.flags);
 	if (unlikely(!gva_canonical(c->rip) && c->bt.branch))
 		refault(bt, c->bt.branch);
 }

@@ -18,7 +18,8 @@ void bt_destroy(struct bt *bt);
 /* Before the first bt_run() on a thread: points GS at the CPU. */
 void bt_enter_thread(struct cpu *cpu);
 
-/* Compiles a kept block; b->native is set if that worked. Returns false if the code buffer is full. */
+/* Compiles a kept block; b->native is set if that worked. Returns false if the code buffer is full.
+ */
 bool bt_translate(struct bt *bt, struct block *b);
 /* Drops all compiled code; the caller has dropped or will re-create all blocks. */
 void bt_flush(struct bt *bt);

@@ -4,6 +4,7 @@
 
 #include "src/engine/bt/bt.h"
 #include "src/engine/bt/emit.h"
+#include "src/x86/hostisa.h"
 
 /*
  * Guest registers live in the host registers of the same name, but for four: guest RSP is in host
@@ -53,16 +54,18 @@ struct bt {
 	struct cpu *cpu;
 	uint8_t *rw, *rx; /* two mappings of the code buffer */
 	size_t size;
-	struct emit e;
-	uint8_t *first; /* end of the common stubs, where block code starts */
-	char *meta;	/* sites and exits */
+	struct emit e;	  /* what runs */
+	struct emit cold; /* what seldom runs: kept apart, so that caches hold more of the rest */
+	uint8_t *first;	  /* end of the common stubs, where block code starts */
+	char *meta;	  /* sites and exits */
 	size_t meta_size, meta_used;
 	const struct bt_site *site; /* being run by a handler */
 	struct bt_space *tr_space;  /* work space of one translation */
 	ZydisDecoder decoder;
-	uint32_t slice;	 /* instructions granted to this run */
-	bool running;	 /* compiled code is on the stack */
-	bool in_cpu;	 /* the block was left by a handler: flags are in struct cpu */
+	struct host_isa isa;
+	uint32_t slice; /* instructions granted to this run */
+	bool running;	/* compiled code is on the stack */
+	bool in_cpu;	/* the block was left by a handler: flags are in struct cpu */
 	/* Common stubs, writable addresses. */
 	uint8_t *enter, *leave, *step, *chain, *lookup;
 };
@@ -77,7 +80,7 @@ bool bt_step(struct cpu *cpu, struct bt_site *site);
 static inline void emit_save_flags(struct emit *e)
 {
 	e_store(e, H_RAX, CPU_OFF(bt.rax));
-	e8(e, 0x9f); /* lahf */
+	e8(e, 0x9f);			       /* lahf */
 	e8(e, 0x0f), e8(e, 0x90), e8(e, 0xc0); /* seto al */
 }
 

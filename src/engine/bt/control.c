@@ -242,7 +242,6 @@ bool tr_control(struct tr *t, const struct tr_insn *in)
 	case ZYDIS_MNEMONIC_CALL: return emit_call(t, in);
 	case ZYDIS_MNEMONIC_JMP: return emit_jmp(t, in);
 	case ZYDIS_MNEMONIC_RET: return emit_ret(t, in);
-	default:
-		return in->zi.meta.category == ZYDIS_CATEGORY_COND_BR && emit_jcc(t, in);
+	default: return in->zi.meta.category == ZYDIS_CATEGORY_COND_BR && emit_jcc(t, in);
 	}
 }

@@ -10,12 +10,26 @@
 #include "src/base/types.h"
 
 enum host_reg {
-	H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI,
-	H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15,
+	H_RAX,
+	H_RCX,
+	H_RDX,
+	H_RBX,
+	H_RSP,
+	H_RBP,
+	H_RSI,
+	H_RDI,
+	H_R8,
+	H_R9,
+	H_R10,
+	H_R11,
+	H_R12,
+	H_R13,
+	H_R14,
+	H_R15,
 };
 
 struct emit {
-	uint8_t *p, *end; /* in the writable mapping */
+	uint8_t *p, *end;  /* in the writable mapping */
 	ptrdiff_t to_exec; /* executable address - writable address */
 	bool full;
 };

@@ -39,9 +39,8 @@ void tr_flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *o
 	*reads = f->tested & ARITH_FLAGS;
 	*kills = (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH_FLAGS;
 	/* A count of zero changes nothing; repeated string instructions may do nothing at all. */
-	if (counted_shift(zi) ||
-	    (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
-			       ZYDIS_ATTRIB_HAS_REPNE)))
+	if (counted_shift(zi) || (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
+						    ZYDIS_ATTRIB_HAS_REPNE)))
 		*kills = 0;
 	/* BSF and BSR of zero, and others that leave "undefined" flags alone: not a kill. */
 	*kills &= ~(f->undefined & ~(f->modified | f->set_0 | f->set_1));

@@ -1,6 +1,7 @@
 /*
- * Guest memory access in compiled code: effective address, look-up of the software TLB, host address.
- * A miss of any kind (also page crossing, MMIO, a page with code) hands the instruction over.
+ * Guest memory access in compiled code: effective address, look-up of the software TLB, host
+ * address. A miss of any kind (also page crossing, MMIO, a page with code) hands the instruction
+ * over.
  */
 #include "src/engine/bt/translate.h"
 
@@ -46,7 +47,7 @@ static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDeco
 {
 	struct emit *e = t->e;
 	unsigned base = H_RSP, index = H_RSP;
-	unsigned scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
+	unsigned scale = tr_scale(m);
 	int32_t disp = m->disp.value;
 
 	if (m->base == ZYDIS_REGISTER_RIP) {
@@ -83,8 +84,8 @@ static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDeco
 	if (m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS) {
 		unsigned s = m->segment == ZYDIS_REGISTER_FS ? SEG_FS : SEG_GS;
 
-		e_load(e, SCRATCH1, CPU_OFF(seg) + s * sizeof(struct seg) +
-					    offsetof(struct seg, base));
+		e_load(e, SCRATCH1,
+		       CPU_OFF(seg) + s * sizeof(struct seg) + offsetof(struct seg, base));
 		e_lea(e, SCRATCH0, SCRATCH0, SCRATCH1, 0, 0);
 	}
 }
@@ -115,7 +116,7 @@ void tr_access(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperand
 	/* SCRATCH0 = the tag that the page of the last byte must have */
 	if (len > 1)
 		e8(e, 0x49), e8(e, 0x83), e8(e, 0xc2), e8(e, len - 1); /* add r10, imm8 */
-	e8(e, 0x49), e8(e, 0x81), e8(e, 0xe2), e32(e, 0xfffff000u);   /* and r10, ~0xfff */
+	e8(e, 0x49), e8(e, 0x81), e8(e, 0xe2), e32(e, 0xfffff000u);    /* and r10, ~0xfff */
 	e_gs(e, true, 0x0b, SCRATCH0, CPU_OFF(tlb.tag) + (t->user ? 0 : 8));
 	e_op_mem(e, 0x39, SCRATCH0, SCRATCH1,
 		 write ? offsetof(struct tlb_entry, wtag) : offsetof(struct tlb_entry, rtag));

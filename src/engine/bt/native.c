@@ -1,10 +1,10 @@
 /*
- * Integer instructions as themselves: the guest's bytes with registers renamed and the memory operand
- * replaced by [SCRATCH0]. Flags are the host's own.
+ * Integer instructions as themselves: the guest's bytes with registers renamed and the memory
+ * operand replaced by [SCRATCH0]. Flags are the host's own.
  */
 #include "src/engine/bt/translate.h"
 
-static bool known(const struct tr_insn *in)
+static bool known(const struct tr *t, const struct tr_insn *in)
 {
 	switch (in->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_ADD:
@@ -55,10 +55,9 @@ static bool known(const struct tr_insn *in)
 		/* A bit number in a register reaches beyond the operand. */
 		return in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ||
 		       in->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
-	case ZYDIS_MNEMONIC_POPCNT: return __builtin_cpu_supports("popcnt");
-	/* No processor has BMI1 without LZCNT, for which Clang 14 has no name. */
-	case ZYDIS_MNEMONIC_LZCNT:
-	case ZYDIS_MNEMONIC_TZCNT: return __builtin_cpu_supports("bmi");
+	case ZYDIS_MNEMONIC_POPCNT: return t->bt->isa.popcnt;
+	case ZYDIS_MNEMONIC_TZCNT: return t->bt->isa.bmi1;
+	case ZYDIS_MNEMONIC_LZCNT: return t->bt->isa.lzcnt;
 	default:
 		return in->zi.meta.category == ZYDIS_CATEGORY_CMOV ||
 		       in->zi.meta.category == ZYDIS_CATEGORY_SETCC;
@@ -121,8 +120,17 @@ static bool set_reg(struct shape *s, struct reg_operand *r, const ZydisDecodedOp
 static bool is_prefix(uint8_t b)
 {
 	switch (b) {
-	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
-	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: return true;
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x64:
+	case 0x65:
+	case 0x66:
+	case 0x67:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3: return true;
 	default: return false;
 	}
 }
@@ -240,7 +248,7 @@ static bool emit_lea(struct tr *t, const struct tr_insn *in)
 	unsigned guest = tr_gpr(in->op[0].reg.value), host = host_reg_of(guest);
 	int64_t disp = m->disp.value;
 	unsigned base = H_RSP, index = H_RSP, out = host == IN_MEMORY ? SCRATCH0 : host;
-	unsigned scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
+	unsigned scale = tr_scale(m);
 
 	if (in->zi.address_width != 64 || in->zi.operand_width < 32)
 		return false;
@@ -267,8 +275,8 @@ static bool emit_lea(struct tr *t, const struct tr_insn *in)
 		e_load(t->e, index, GPR_OFF(tr_gpr(m->index)));
 	}
 	/* A 32-bit result is the low half, zero-extended: REX.W off. */
-	e8(t->e, (in->zi.operand_width == 64 ? 0x48 : 0x40) | (out >> 3) << 2 |
-			 (index >> 3) << 1 | base >> 3);
+	e8(t->e, (in->zi.operand_width == 64 ? 0x48 : 0x40) | (out >> 3) << 2 | (index >> 3) << 1 |
+			 base >> 3);
 	e8(t->e, 0x8d);
 	e_mem(t->e, out, base, index, scale, disp);
 	if (host == IN_MEMORY)
@@ -285,7 +293,7 @@ bool tr_native(struct tr *t, const struct tr_insn *in)
 		return true;
 	if (in->zi.mnemonic == ZYDIS_MNEMONIC_LEA)
 		return emit_lea(t, in);
-	if (!known(in) || !find_shape(t, in, &s))
+	if (!known(t, in) || !find_shape(t, in, &s))
 		return false;
 	if (s.mem) {
 		unsigned len = s.mem->size / 8;

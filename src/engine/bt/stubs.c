@@ -127,11 +127,11 @@ static void emit_lookup(struct bt *bt)
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	emit_save_flags(e);
 	e_mov_rr(e, SCRATCH1, SCRATCH0);
-	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xeb), e8(e, 12); /* shr r11, 12 */
-	e8(e, 0x4d), e8(e, 0x31), e8(e, 0xd3);		  /* xor r11, r10 */
+	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xeb), e8(e, 12);	       /* shr r11, 12 */
+	e8(e, 0x4d), e8(e, 0x31), e8(e, 0xd3);			       /* xor r11, r10 */
 	e_gs(e, true, 0x33, SCRATCH1, CPU_OFF(bt.salt));	       /* xor r11, salt */
 	e8(e, 0x41), e8(e, 0x81), e8(e, 0xe3), e32(e, JUMP_CACHE - 1); /* and r11d, mask */
-	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xe3), e8(e, 5);  /* shl r11, 5 */
+	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xe3), e8(e, 5);	       /* shl r11, 5 */
 	e_gs(e, true, 0x03, SCRATCH1, CPU_OFF(bt.jump));
 	e_op_mem(e, 0x39, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
 	miss[0] = e_jcc(e, CC_NE);

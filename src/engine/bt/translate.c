@@ -21,8 +21,8 @@ static bool decode(struct tr *t)
 		in->insn = slot;
 		in->off = off;
 		in->bytes = b->code + off;
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, in->bytes,
-							 b->bytes - off, &in->zi, in->op)))
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, in->bytes, b->bytes - off,
+							 &in->zi, in->op)))
 			in->zi = (ZydisDecodedInstruction){0}; /* its handler raises the fault */
 		else if (in->zi.length != slot->len)
 			return false;
@@ -34,13 +34,12 @@ static bool decode(struct tr *t)
 
 struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 {
-	static struct bt_site overflow;
 	struct bt_site *s = bt_meta_alloc(t->bt, sizeof(*s));
 	unsigned n = in->insn->exec == op_vector ? 2 : 1;
 
 	if (!s) {
 		t->failed = true;
-		return &overflow;
+		return &t->overflow;
 	}
 	memcpy(s->slot, in->insn, n * sizeof(struct insn));
 	s->slot[n] = (struct insn){.exec = op_bt_next, .mode = 8};
@@ -158,7 +157,7 @@ static void emit_body(struct tr *t)
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
-	uint8_t *start = bt->e.p, *poll[2];
+	uint8_t *start = bt->e.p, *cold = bt->cold.p, *poll[2];
 	size_t meta = bt->meta_used;
 	bool live;
 
@@ -175,16 +174,16 @@ bool bt_translate(struct bt *bt, struct block *b)
 	live = t->in[0].live_in;
 	emit_poll(t, live, poll);
 	emit_body(t);
+	t->e = &bt->cold;
 	emit_slow_paths(t);
 	emit_exits(t);
 	emit_poll_exit(t, poll, live);
-	if (bt->e.full || t->failed) {
-		bool full = bt->e.full || t->failed;
-
+	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = start;
-		bt->e.full = false;
+		bt->cold.p = cold;
+		bt->e.full = bt->cold.full = false;
 		bt->meta_used = meta;
-		return !full;
+		return false;
 	}
 	b->native = e_exec(&bt->e, start);
 	STAT_INC(bt->cpu->stats, blocks_compiled);

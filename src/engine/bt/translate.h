@@ -19,8 +19,8 @@ struct tr_insn {
 
 /* A branch out of line, taken when a fast path does not apply. */
 struct tr_slow {
-	uint8_t *from;		/* displacement of the jump to here */
-	const uint8_t *resume;	/* where to go on after the handler */
+	uint8_t *from;	       /* displacement of the jump to here */
+	const uint8_t *resume; /* where to go on after the handler */
 	struct bt_site *site;
 	bool flags_saved;
 };
@@ -34,13 +34,14 @@ struct tr {
 	struct tr_slow slow[4 * BLOCK_MAX_INSNS];
 	unsigned nslow;
 	struct {
-		uint8_t *from; /* displacement to patch to the stub, and later to the block */
+		uint8_t *from;	 /* displacement to patch to the stub, and later to the block */
 		uint32_t target; /* offset in the page */
 	} exit[2];
 	unsigned nexits;
 	unsigned page_off; /* of the block in its page */
 	bool user;	   /* code of CPL 3 */
 	bool failed;
+	struct bt_site overflow; /* stands for sites there was no room for; failed is set */
 };
 
 /* Kept with the struct bt: too large for the stack. */
@@ -71,6 +72,12 @@ void tr_exit(struct tr *t, int64_t target, unsigned jcc);
 struct bt_site *tr_site(struct tr *t, const struct tr_insn *in);
 /* Emits the unconditional hand-over of an instruction to its handler. */
 void tr_hand_over(struct tr *t, const struct tr_insn *in);
+
+/* The scale field of a SIB byte. */
+static inline unsigned tr_scale(const ZydisDecodedOperandMem *m)
+{
+	return m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
+}
 
 /* Guest register number (0-15), or -1 if the operand is no general register. */
 static inline int tr_gpr(ZydisRegister r)

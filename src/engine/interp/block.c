@@ -37,8 +37,8 @@ void block_cache_fini(struct block_cache *bc)
 }
 
 /*
- * No entry made before this matches any more. (A key of 0, which new entries have, never matches: the
- * number of an address space is never 0.)
+ * No entry made before this matches any more. (A key of 0, which new entries have, never matches:
+ * the number of an address space is never 0.)
  */
 static void forget_jumps(struct block_cache *bc)
 {
@@ -238,7 +238,8 @@ static unsigned copy_bytes(struct cpu *cpu, struct source *s, unsigned off, bool
  * Decodes into slots. An instruction that crosses into the next page stands alone in its block, so
  * that its fetch faults are its own. Returns the number of slots.
  */
-static unsigned decode_block(struct block_cache *bc, struct source *s, unsigned max, struct block *b)
+static unsigned decode_block(struct block_cache *bc, struct source *s, unsigned max,
+			     struct block *b)
 {
 	struct cpu *cpu = bc->cpu;
 	unsigned mode = code_mode(cpu), off = 0, n = 0, insns = 0;

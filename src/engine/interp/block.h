@@ -15,7 +15,7 @@
 
 struct block {
 	gpa_t gpa;
-	gfn_t gfn2;  /* of the second page for an instruction that crosses, else ~0 */
+	gfn_t gfn2;   /* of the second page for an instruction that crosses, else ~0 */
 	uint32_t key; /* mode and options: block_key() */
 	uint16_t insns;
 	uint16_t bytes;
@@ -28,10 +28,10 @@ struct block {
 
 /* Sized for a database server and its kernel; pages that are not used stay untouched. */
 #define BLOCK_HASH_BITS 17
-#define BLOCK_HASH  (1u << BLOCK_HASH_BITS)
-#define PAGE_HASH   (1u << 13)
-#define JUMP_CACHE  (1u << 15)
-#define PENDING_MAX 16
+#define BLOCK_HASH	(1u << BLOCK_HASH_BITS)
+#define PAGE_HASH	(1u << 13)
+#define JUMP_CACHE	(1u << 15)
+#define PENDING_MAX	16
 
 /* rip -> block, while the virtual-to-physical mapping that led there stands. */
 struct jump_entry {
@@ -73,10 +73,10 @@ struct block_cache {
 	uint64_t jump_gen; /* changes when blocks are dropped */
 	char *arena;	   /* blocks and code pages; emptied all at once */
 	size_t arena_size, arena_used;
-	struct block *once; /* a block that is not kept */
+	struct block *once;				 /* a block that is not kept */
 	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
-	bool flushed;	    /* blocks were dropped since the engine last looked */
-	unsigned self;	    /* number of our own queue in gmem; ~0: none */
+	bool flushed;  /* blocks were dropped since the engine last looked */
+	unsigned self; /* number of our own queue in gmem; ~0: none */
 };
 
 /* Options of a look-up. */

@@ -94,7 +94,8 @@ static void set_mem(struct dec *d, const ZydisDecodedOperand *o)
 	i->base = gpr_offset(o->mem.base) / 8;
 	i->index = gpr_offset(o->mem.index) / 8;
 	i->scale = o->mem.scale == 8 ? 3 : o->mem.scale == 4 ? 2 : o->mem.scale == 2 ? 1 : 0;
-	/* Zydis 4.0 takes R13D for the base where REX.B does not matter: there is only a displacement. */
+	/* Zydis 4.0 takes R13D for the base where REX.B does not matter: there is only a
+	 * displacement. */
 	if (d->zi->address_width == 32 && d->zi->raw.modrm.mod == 0 && d->zi->raw.sib.offset &&
 	    (d->zi->raw.sib.base & 7) == 5) {
 		i->base = REG_ZERO;

@@ -9,7 +9,7 @@
 #include "src/x86/debug.h"
 #include "src/x86/exc.h"
 
-#define DEFAULT_CACHE	     MIB(32)
+#define DEFAULT_CACHE		MIB(32)
 #define DEFAULT_TRANSLATE_AFTER 32
 
 struct interp {

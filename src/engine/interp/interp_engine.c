@@ -78,9 +78,9 @@ static void drop_all(struct vcpu *v)
 	interp_drop_all(v->engine_data);
 }
 
-#define COMMON_OPS                                                                                 \
-	.vcpu_fini = vcpu_fini, .thread_start = thread_start, .run = run,                          \
-	.interruptible = interruptible, .inject = inject, .want_window = want_window,              \
+#define COMMON_OPS                                                                    \
+	.vcpu_fini = vcpu_fini, .thread_start = thread_start, .run = run,             \
+	.interruptible = interruptible, .inject = inject, .want_window = want_window, \
 	.drop_code = drop_code, .drop_all = drop_all
 
 const struct engine_ops interp_engine = {.name = "interp", .vcpu_init = interp_init, COMMON_OPS};

@@ -12,18 +12,18 @@ typedef void exec_fn(struct cpu *c, const struct insn *i);
 
 #define OP(name) void name(struct cpu *c, const struct insn *i)
 
-#define NEXT(c, i)                                                                                 \
-	do {                                                                                       \
-		(i)++;                                                                             \
-		return (i)->exec(c, i);                                                            \
+#define NEXT(c, i)                      \
+	do {                            \
+		(i)++;                  \
+		return (i)->exec(c, i); \
 	} while (0)
 
 /* After an instruction that stored to memory: its block may have become stale. */
-#define NEXT_STORED(c, i)                                                                          \
-	do {                                                                                       \
-		if (unlikely((c)->event))                                                          \
-			return op_break(c, i);                                                     \
-		NEXT(c, i);                                                                        \
+#define NEXT_STORED(c, i)                      \
+	do {                                   \
+		if (unlikely((c)->event))      \
+			return op_break(c, i); \
+		NEXT(c, i);                    \
 	} while (0)
 
 OP(op_end);   /* after the last instruction of a block that does not end in a branch */
@@ -168,18 +168,18 @@ static force_inline uint64_t stack_read64(struct cpu *c, const struct insn *i, g
 /* --- flags -------------------------------------------------------------------------------- */
 
 /* Result and carry-out vector of an addition or subtraction of the given width. */
-#define FLAGS_ADDSUB(c, bits, r, cout)                                                             \
-	do {                                                                                       \
-		(c)->fl_zero = (uint##bits##_t)(r);                                                \
-		(c)->fl_sign = (int64_t)(int##bits##_t)(r);                                        \
-		(c)->fl_carry = (((uint64_t)(cout) << (64 - bits)) & (3ull << 62)) | ((cout)&8);  \
+#define FLAGS_ADDSUB(c, bits, r, cout)                                                           \
+	do {                                                                                     \
+		(c)->fl_zero = (uint##bits##_t)(r);                                              \
+		(c)->fl_sign = (int64_t)(int##bits##_t)(r);                                      \
+		(c)->fl_carry = (((uint64_t)(cout) << (64 - bits)) & (3ull << 62)) | ((cout)&8); \
 	} while (0)
 
-#define FLAGS_LOGIC(c, bits, r)                                                                    \
-	do {                                                                                       \
-		(c)->fl_zero = (uint##bits##_t)(r);                                                \
-		(c)->fl_sign = (int64_t)(int##bits##_t)(r);                                        \
-		(c)->fl_carry = 0;                                                                 \
+#define FLAGS_LOGIC(c, bits, r)                             \
+	do {                                                \
+		(c)->fl_zero = (uint##bits##_t)(r);         \
+		(c)->fl_sign = (int64_t)(int##bits##_t)(r); \
+		(c)->fl_carry = 0;                          \
 	} while (0)
 
 /* CF and OF; AF stays, the others are not touched. */
@@ -192,6 +192,14 @@ static inline void flags_result(struct cpu *c, uint64_t r, unsigned size)
 {
 	c->fl_zero = r & size_mask(size);
 	c->fl_sign = sign_extend(r, size);
+}
+
+/* ZF alone; the others stay. */
+static inline void flags_set_zf(struct cpu *c, bool zf)
+{
+	uint64_t f = flags_get(c);
+
+	flags_set_arith(c, zf ? f | FLAG_ZF : f & ~(uint64_t)FLAG_ZF);
 }
 
 enum cond { COND_O, COND_B, COND_Z, COND_BE, COND_S, COND_P, COND_L, COND_LE };
@@ -215,7 +223,18 @@ static force_inline bool cond_test(const struct cpu *c, unsigned cc)
 
 /* --- look-ups by the decoder: NULL if there is no such form -------------------------------- */
 
-enum alu_op { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST, ALU_OPS };
+enum alu_op {
+	ALU_ADD,
+	ALU_OR,
+	ALU_ADC,
+	ALU_SBB,
+	ALU_AND,
+	ALU_SUB,
+	ALU_XOR,
+	ALU_CMP,
+	ALU_TEST,
+	ALU_OPS
+};
 /* Operand forms: register or memory destination; register, memory or immediate source. */
 enum form { FORM_RR, FORM_RM, FORM_RI, FORM_MR, FORM_MI, FORMS };
 

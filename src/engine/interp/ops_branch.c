@@ -25,49 +25,52 @@ static force_inline uint64_t relative(const struct cpu *c, const struct insn *i)
 	return i->mode == 8 ? rip : i->size == 1 ? (uint16_t)rip : (uint32_t)rip;
 }
 
-#define JCC(cc)                                                                                    \
-	static OP(jcc64_##cc)                                                                      \
-	{                                                                                          \
-		uint64_t rip = c->gpr[REG_PC] + i->off + i->len;                                   \
-		c->rip = cond_test(c, cc) ? rip + i->imm : rip;                                    \
-	}                                                                                          \
-	static OP(jcc_##cc)                                                                        \
-	{                                                                                          \
-		if (cond_test(c, cc))                                                              \
-			branch_to(c, i, relative(c, i));                                           \
-		else                                                                               \
-			c->rip = next_rip(c, i);                                                   \
-	}                                                                                          \
-	static OP(setcc_r_##cc)                                                                    \
-	{                                                                                          \
-		set_r8(c, i->dst, cond_test(c, cc));                                               \
-		NEXT(c, i);                                                                        \
-	}                                                                                          \
-	static OP(setcc_m_##cc)                                                                    \
-	{                                                                                          \
-		mem_write8(c, i, insn_ea(c, i, 1, true), cond_test(c, cc));                        \
-		NEXT_STORED(c, i);                                                                 \
-	}                                                                                          \
-	static OP(cmov_##cc)                                                                       \
-	{                                                                                          \
-		uint64_t v = src_get(c, i);                                                        \
-		reg_set(c, i->dst, i->size, cond_test(c, cc) ? v : reg_get(c, i->dst, i->size));   \
-		NEXT(c, i);                                                                        \
-	}                                                                                          \
-	static OP(cmov64_rr_##cc)                                                                  \
-	{                                                                                          \
-		if (cond_test(c, cc))                                                              \
-			R64(c, i->dst) = R64(c, i->src);                                           \
-		NEXT(c, i);                                                                        \
+#define JCC(cc)                                                                                  \
+	static OP(jcc64_##cc)                                                                    \
+	{                                                                                        \
+		uint64_t rip = c->gpr[REG_PC] + i->off + i->len;                                 \
+		c->rip = cond_test(c, cc) ? rip + i->imm : rip;                                  \
+	}                                                                                        \
+	static OP(jcc_##cc)                                                                      \
+	{                                                                                        \
+		if (cond_test(c, cc))                                                            \
+			branch_to(c, i, relative(c, i));                                         \
+		else                                                                             \
+			c->rip = next_rip(c, i);                                                 \
+	}                                                                                        \
+	static OP(setcc_r_##cc)                                                                  \
+	{                                                                                        \
+		set_r8(c, i->dst, cond_test(c, cc));                                             \
+		NEXT(c, i);                                                                      \
+	}                                                                                        \
+	static OP(setcc_m_##cc)                                                                  \
+	{                                                                                        \
+		mem_write8(c, i, insn_ea(c, i, 1, true), cond_test(c, cc));                      \
+		NEXT_STORED(c, i);                                                               \
+	}                                                                                        \
+	static OP(cmov_##cc)                                                                     \
+	{                                                                                        \
+		uint64_t v = src_get(c, i);                                                      \
+		reg_set(c, i->dst, i->size, cond_test(c, cc) ? v : reg_get(c, i->dst, i->size)); \
+		NEXT(c, i);                                                                      \
+	}                                                                                        \
+	static OP(cmov64_rr_##cc)                                                                \
+	{                                                                                        \
+		if (cond_test(c, cc))                                                            \
+			R64(c, i->dst) = R64(c, i->src);                                         \
+		NEXT(c, i);                                                                      \
 	}
 
-#define ALL_CC(m) m(0) m(1) m(2) m(3) m(4) m(5) m(6) m(7) m(8) m(9) m(10) m(11) m(12) m(13) m(14) m(15)
+#define ALL_CC(m) \
+	m(0) m(1) m(2) m(3) m(4) m(5) m(6) m(7) m(8) m(9) m(10) m(11) m(12) m(13) m(14) m(15)
 ALL_CC(JCC)
 
-#define CC_TABLE(prefix)                                                                           \
-	{prefix##0,  prefix##1,	 prefix##2,  prefix##3,	 prefix##4,  prefix##5,			   \
-	 prefix##6,  prefix##7,	 prefix##8,  prefix##9,	 prefix##10, prefix##11,		   \
-	 prefix##12, prefix##13, prefix##14, prefix##15}
+#define CC_TABLE(prefix)                                                                     \
+	{                                                                                    \
+		prefix##0, prefix##1, prefix##2, prefix##3, prefix##4, prefix##5, prefix##6, \
+			prefix##7, prefix##8, prefix##9, prefix##10, prefix##11, prefix##12, \
+			prefix##13, prefix##14, prefix##15                                   \
+	}
 
 exec_fn *ops_jcc(unsigned cc, unsigned mode)
 {

@@ -303,8 +303,9 @@ OP(op_xlat)
 		off = (uint16_t)(R16(c, RBX * 8) + R8(c, RAX * 8));
 	else if (i->flags & INSN_ADDR32)
 		off = (uint32_t)off;
-	R8(c, RAX * 8) = mem_read8(c, i, i->mode == 8 ? c->seg[i->seg].base + off
-						      : seg_linear(c, i->seg, off, 1, false));
+	R8(c, RAX * 8) = mem_read8(c, i,
+				   i->mode == 8 ? c->seg[i->seg].base + off
+						: seg_linear(c, i->seg, off, 1, false));
 	NEXT(c, i);
 }
 
@@ -592,7 +593,8 @@ OP(op_adox)
 	NEXT(c, i);
 }
 
-/* CRC-32C, bit-reflected polynomial 0x82f63b78, least significant byte first. size: the source's. */
+/* CRC-32C, bit-reflected polynomial 0x82f63b78, least significant byte first. size: the source's.
+ */
 OP(op_crc32)
 {
 	uint64_t v = src_get(c, i);

@@ -62,7 +62,7 @@ OP(op_cwd);
 OP(op_lea);
 OP(op_xchg_rr);
 OP(op_bswap);
-OP(op_bt); /* aux: 0 BT, 1 BTS, 2 BTR, 3 BTC; bit number in imm */
+OP(op_bt);     /* aux: 0 BT, 1 BTS, 2 BTR, 3 BTC; bit number in imm */
 OP(op_bt_reg); /* ... in src */
 OP(op_bsf);
 OP(op_bsr);
@@ -101,7 +101,7 @@ OP(op_mov_moffs_store);
 OP(op_nop);
 
 /* Locked and exchanging forms (ops_lock.c). */
-OP(op_lock_alu); /* aux: enum alu_op; immediate source if src is REG_ZERO * 8 */
+OP(op_lock_alu);   /* aux: enum alu_op; immediate source if src is REG_ZERO * 8 */
 OP(op_lock_unary); /* aux: 0 INC, 1 DEC, 2 NOT, 3 NEG */
 OP(op_lock_bt);
 OP(op_xchg_mem);

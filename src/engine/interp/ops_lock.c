@@ -7,12 +7,12 @@
  * operation not atomic (docs/architecture.md).
  */
 
-#define CASE_SIZES(size, stmt)                                                                     \
-	switch (size) {                                                                            \
-	case 0: stmt(8); break;                                                                    \
-	case 1: stmt(16); break;                                                                   \
-	case 2: stmt(32); break;                                                                   \
-	default: stmt(64); break;                                                                  \
+#define CASE_SIZES(size, stmt)    \
+	switch (size) {           \
+	case 0: stmt(8); break;   \
+	case 1: stmt(16); break;  \
+	case 2: stmt(32); break;  \
+	default: stmt(64); break; \
 	}
 
 typedef uint8_t u8_any __attribute__((aligned(1), may_alias));
@@ -24,15 +24,16 @@ static bool cas(void *p, unsigned size, uint64_t *expect, uint64_t v)
 {
 	bool ok = false;
 
-	/* In assembly, because compilers may call a library for operands not known to be aligned. */
-#define CAS(bits)                                                                                  \
-	{                                                                                          \
-		uint##bits##_t old = *expect;                                                      \
-		asm volatile("lock cmpxchg %3, %1"                                                 \
-			     : "+a"(old), "+m"(*(u##bits##_any *)p), "=@ccz"(ok)                   \
-			     : "q"((uint##bits##_t)v)                                              \
-			     : "memory");                                                          \
-		*expect = old;                                                                     \
+	/* In assembly, because compilers may call a library for operands not known to be aligned.
+	 */
+#define CAS(bits)                                                                \
+	{                                                                        \
+		uint##bits##_t old = *expect;                                    \
+		asm volatile("lock cmpxchg %3, %1"                               \
+			     : "+a"(old), "+m"(*(u##bits##_any *)p), "=@ccz"(ok) \
+			     : "q"((uint##bits##_t)v)                            \
+			     : "memory");                                        \
+		*expect = old;                                                   \
 	}
 	CASE_SIZES(size, CAS)
 #undef CAS
@@ -131,7 +132,10 @@ OP(op_lock_unary)
 
 	locked_begin(c, i, &l);
 	do {
-		r = i->aux == 0 ? l.old + 1 : i->aux == 1 ? l.old - 1 : i->aux == 2 ? ~l.old : -l.old;
+		r = i->aux == 0	  ? l.old + 1
+		    : i->aux == 1 ? l.old - 1
+		    : i->aux == 2 ? ~l.old
+				  : -l.old;
 	} while (!locked_try(c, i, &l, r));
 	if (i->aux == 0)
 		alu_flags(c, ALU_ADD, l.old, 1, r, i->size);
@@ -231,13 +235,6 @@ OP(op_cmpxchg)
 	NEXT_STORED(c, i);
 }
 
-static void set_zf(struct cpu *c, bool zf)
-{
-	uint64_t f = flags_get(c);
-
-	flags_set_arith(c, zf ? f | FLAG_ZF : f & ~(uint64_t)FLAG_ZF);
-}
-
 OP(op_cmpxchg8b)
 {
 	uint64_t expect = (c->gpr[RDX] << 32) | R32(c, RAX * 8), old;
@@ -252,7 +249,7 @@ OP(op_cmpxchg8b)
 		c->gpr[RAX] = (uint32_t)old;
 		c->gpr[RDX] = old >> 32;
 	}
-	set_zf(c, old == expect);
+	flags_set_zf(c, old == expect);
 	locked_end(c, i, &l);
 	NEXT_STORED(c, i);
 }
@@ -278,7 +275,7 @@ OP(op_cmpxchg16b)
 		c->gpr[RAX] = lo;
 		c->gpr[RDX] = hi;
 	}
-	set_zf(c, ok);
+	flags_set_zf(c, ok);
 	mem_rmw_done(c, ea, 16);
 	NEXT_STORED(c, i);
 }

@@ -80,11 +80,11 @@ static unsigned count_mask(unsigned size)
 }
 
 /* Register by an immediate that the decoder masked and found non-zero. */
-#define SHIFT_RI(name, op, bits, sz)                                                               \
-	static OP(name##_ri##bits)                                                                 \
-	{                                                                                          \
-		set_r##bits(c, i->dst, shift(c, op, R##bits(c, i->dst), i->imm, sz));              \
-		NEXT(c, i);                                                                        \
+#define SHIFT_RI(name, op, bits, sz)                                                  \
+	static OP(name##_ri##bits)                                                    \
+	{                                                                             \
+		set_r##bits(c, i->dst, shift(c, op, R##bits(c, i->dst), i->imm, sz)); \
+		NEXT(c, i);                                                           \
 	}
 SHIFT_RI(shl, SHL, 32, 2)
 SHIFT_RI(shl, SHL, 64, 3)

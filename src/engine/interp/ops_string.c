@@ -40,7 +40,6 @@ static void advance(struct cpu *c, const struct insn *i, unsigned r, int64_t by)
 	set_addr_reg(c, i, r, c->gpr[r] + by);
 }
 
-
 enum string_op { STR_MOVS, STR_STOS, STR_LODS, STR_CMPS, STR_SCAS, STR_INS, STR_OUTS };
 
 static void compare(struct cpu *c, unsigned size, uint64_t a, uint64_t b)
@@ -206,10 +205,10 @@ static force_inline void string(struct cpu *c, const struct insn *i, enum string
 	NEXT_STORED(c, i);
 }
 
-#define STRING_OP(name, op)                                                                        \
-	OP(name)                                                                                   \
-	{                                                                                          \
-		string(c, i, op);                                                                  \
+#define STRING_OP(name, op)       \
+	OP(name)                  \
+	{                         \
+		string(c, i, op); \
 	}
 STRING_OP(op_movs, STR_MOVS)
 STRING_OP(op_stos, STR_STOS)

@@ -8,10 +8,10 @@
 #include "src/x86/sys.h"
 
 /* The handler is the last of its block: execution goes on at the next instruction. */
-#define END_BLOCK(c, i)                                                                            \
-	do {                                                                                       \
-		(c)->rip = next_rip(c, i);                                                         \
-		return;                                                                            \
+#define END_BLOCK(c, i)                    \
+	do {                               \
+		(c)->rip = next_rip(c, i); \
+		return;                    \
 	} while (0)
 
 static unsigned opsize(const struct insn *i)
@@ -420,13 +420,6 @@ OP(op_clts)
 	NEXT(c, i);
 }
 
-static void set_zf(struct cpu *c, bool zf)
-{
-	uint64_t f = flags_get(c);
-
-	flags_set_arith(c, zf ? f | FLAG_ZF : f & ~(uint64_t)FLAG_ZF);
-}
-
 OP(op_seg_query)
 {
 	uint32_t value = 0;
@@ -437,7 +430,7 @@ OP(op_seg_query)
 	ok = seg_query(c, i->aux, rm16(c, i), &value);
 	if (ok)
 		reg_set(c, i->dst, i->size, value);
-	set_zf(c, ok);
+	flags_set_zf(c, ok);
 	NEXT(c, i);
 }
 
@@ -447,7 +440,7 @@ OP(op_verr)
 
 	c->cur = i;
 	need_protected(c);
-	set_zf(c, seg_query(c, i->aux, rm16(c, i), &value));
+	flags_set_zf(c, seg_query(c, i->aux, rm16(c, i), &value));
 	NEXT(c, i);
 }
 
@@ -462,7 +455,7 @@ OP(op_arpl)
 	v = m.old;
 	if ((v & 3) < src)
 		rmw_end(c, i, &m, (v & ~3u) | src);
-	set_zf(c, (v & 3) < src);
+	flags_set_zf(c, (v & 3) < src);
 	NEXT_STORED(c, i);
 }
 

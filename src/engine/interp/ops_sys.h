@@ -9,7 +9,7 @@ OP(op_cli);
 OP(op_sti);
 OP(op_pushf);
 OP(op_popf);
-OP(op_int);  /* imm: vector */
+OP(op_int); /* imm: vector */
 OP(op_int1);
 OP(op_int3);
 OP(op_into);
@@ -23,7 +23,7 @@ OP(op_jmp_far_imm); /* imm: offset; disp: selector */
 OP(op_jmp_far_mem);
 OP(op_call_far_imm);
 OP(op_call_far_mem);
-OP(op_ret_far); /* imm: bytes released */
+OP(op_ret_far);	    /* imm: bytes released */
 OP(op_mov_from_cr); /* aux: number */
 OP(op_mov_to_cr);
 OP(op_mov_from_dr);
@@ -61,7 +61,7 @@ OP(op_rdfsbase); /* aux: segment */
 OP(op_wrfsbase);
 OP(op_stac);
 OP(op_clac);
-OP(op_in);  /* imm: port, or DX if aux */
+OP(op_in); /* imm: port, or DX if aux */
 OP(op_out);
 OP(op_rdrand);
 OP(op_rdseed);
