@@ -9,6 +9,9 @@
 #ifndef TESTS_GUEST_H
 #define TESTS_GUEST_H
 
+/* Assembler, which the formatter takes for C. */
+/* clang-format off */
+
 #define SEL_CODE64  0x08
 #define SEL_DATA    0x10
 #define SEL_CODE32  0x18
