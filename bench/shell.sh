@@ -7,6 +7,7 @@ set -uo pipefail
 
 dir=$NV_ROOT/build/shell
 size=$(stty size 2>/dev/null | tr ' ' x)
+case $size in "" | 0x* | *x0) size=24x80 ;; esac
 
 nv_setup
 nv_guest shell "$dir"
