@@ -290,7 +290,7 @@ static void test_devices(void **state)
 	snprintf(serial, sizeof(serial), "%s/serial", dir);
 	make_kernel(kernel);
 	make_file(disk, MIB(1));
-	for (uint64_t seed = 1; seed <= 3; seed++) {
+	for (uint64_t seed = 1; seed <= 10; seed++) {
 		assert_int_equal(vm_create(&vm, &cfg, &host_error), 0);
 		assert_int_equal(evloop_start(vm->loop), 0);
 		for (unsigned n = 0; n < THREADS; n++) {
