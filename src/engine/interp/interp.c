@@ -9,9 +9,9 @@
 #include "src/x86/debug.h"
 #include "src/x86/exc.h"
 
-#define DEFAULT_CACHE		MIB(32)
+#define DEFAULT_CACHE MIB(32)
 /* Exceptions delivered in one run, at most. */
-#define MAX_DELIVERIES 1000
+#define MAX_DELIVERIES		1000
 #define DEFAULT_TRANSLATE_AFTER 32
 
 struct interp {
