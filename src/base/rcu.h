@@ -14,16 +14,9 @@ struct rcu_free_head {
 	struct rcu_head head;
 };
 
-/* Any thread, once, before its first read; pairs with rcu_thread_exit(). */
-static inline void rcu_thread_init(void)
-{
-	rcu_register_thread();
-}
-
-static inline void rcu_thread_exit(void)
-{
-	rcu_unregister_thread();
-}
+/* Any thread, before its first read; pairs with rcu_thread_exit(), of which the last one counts. */
+void rcu_thread_init(void);
+void rcu_thread_exit(void);
 
 /* Registered threads. After this call no pointer read before it may be used. */
 static inline void rcu_quiescent(void)

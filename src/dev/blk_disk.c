@@ -63,5 +63,7 @@ int blk_disk_open(struct blk_disk *d, const char *path, bool readonly)
 
 void blk_disk_close(struct blk_disk *d)
 {
+	/* The kernel may let go of finished I/O, and so of the lock, only after the close. */
+	flock(d->fd, LOCK_UN);
 	close(d->fd);
 }

@@ -152,6 +152,16 @@ static int create_control(struct vm *vm)
 	return r;
 }
 
+/* Devices fail by bad input (a disk, an interface, a port in use) or because the host has no more.
+ */
+static bool host_is_short(int r)
+{
+	if (r != -ENOMEM && r != -EMFILE && r != -ENFILE && r != -EAGAIN)
+		return false;
+	log_err("the host has too little to build the machine: %s", strerror(-r));
+	return true;
+}
+
 int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
@@ -184,8 +194,8 @@ int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 		r = create_smp(vm);
 	if (r)
 		goto out;
-	*host_error = false;
 	r = machine_create(vm);
+	*host_error = host_is_short(r);
 	if (!r)
 		r = start_state(vm);
 	if (r)

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "src/x86/sys.h"
@@ -241,6 +242,45 @@ static void test_double_page_fault(void **state)
 	assert_int_equal(c->cr2, NO_STACK - 8);
 }
 
+#define CODE32_SEL 0x0bu /* entry 1, privilege level 3 */
+
+CODE(misaligned, ".code32\npush %eax; hlt")
+
+/*
+ * The handler of #AC runs at level 3 on a stack that is misaligned: its delivery raises the next
+ * #AC, for ever. The processor must still be stopped, and give up its time slice.
+ */
+static void test_endless_exceptions(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	uint64_t *gdt = (uint64_t *)(g->ram + GDT_GPA), *idt = (uint64_t *)(g->ram + IDT_GPA);
+
+	cpu_reset(c, true);
+	gdt[1] = 0x00cffb000000ffffull;
+	idt[EXC_AC] = CODE_GPA % 0x10000 | CODE32_SEL << 16 | 0xee00ull << 32 |
+		      (uint64_t)(CODE_GPA >> 16) << 48;
+	c->gdtr = (struct dtable){.base = GDT_GPA, .limit = 0xf};
+	c->idtr = (struct dtable){.base = IDT_GPA, .limit = 0xff};
+	c->cr0 |= CR0_PE | CR0_AM;
+	c->rflags = FLAG_AC;
+	c->cpl = 3;
+	for (unsigned s = SEG_ES; s <= SEG_GS; s++)
+		c->seg[s] = (struct seg){.limit = ~0u,
+					 .attr = SEG_P | SEG_S | SEG_RW | SEG_A | SEG_DB | SEG_DPL |
+						 (s == SEG_CS ? SEG_CODE : 0)};
+	c->rip = CODE_GPA;
+	c->gpr[RSP] = STACK_TOP - 2;
+	cpu_update_ctx(c);
+	guest_cpu_load(g, CODE_GPA, misaligned);
+	alarm(20);
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_BUDGET);
+	assert_int_equal(c->exc.vector, EXC_AC);
+	g->requests = 1;
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_BUDGET);
+	alarm(0);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -253,6 +293,8 @@ int main(void)
 		TEST(test_locked_on_code),
 		TEST(test_fault_of_int),
 		cmocka_unit_test_setup_teardown(test_double_page_fault, setup_delivering, teardown),
+		cmocka_unit_test_setup_teardown(test_endless_exceptions, setup_delivering,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -256,6 +256,47 @@ static void test_nmi_in_nmi(void **state)
 	assert_int_equal(f->result.value, 2);
 }
 
+/* --- several machines ------------------------------------------------------------------------ */
+
+static void *run_one(void *arg)
+{
+	struct fixture *f = arg;
+
+	for (unsigned n = 0; n < 5; n++) {
+		CREATE(f, reset, 2);
+		vm_run(f->vm, &f->result);
+		vm_destroy(f->vm);
+		if (f->result.end != VM_END_DEBUG_EXIT)
+			break;
+	}
+	return NULL;
+}
+
+/* Made by one thread one after the other, and run by several at the same time. */
+static void test_several_machines(void **state)
+{
+	struct fixture *f = *state, a = *f, b = *f;
+	pthread_t thread;
+
+	CREATE(&a, leave, 1);
+	CREATE(&b, leave, 1);
+	run(&a);
+	assert_int_equal(a.result.value, 0x2a);
+	run(&b);
+	assert_int_equal(b.result.value, 0x2a);
+	alarm(60);
+	strcat(a.kernel, ".a");
+	strcat(a.serial, ".a");
+	assert_int_equal(pthread_create(&thread, NULL, run_one, &a), 0);
+	run_one(&b);
+	pthread_join(thread, NULL);
+	alarm(0);
+	assert_int_equal(a.result.value, 20);
+	assert_int_equal(b.result.value, 20);
+	remove(a.kernel);
+	remove(a.serial);
+}
+
 /* --- bad configurations ---------------------------------------------------------------------- */
 
 static void test_create_fails(void **state)
@@ -302,7 +343,8 @@ int main(void)
 		TEST(test_end_beside_sleepers), TEST(test_resets),
 		TEST(test_stop_during_reset),	TEST(test_stop_with_busy_timer),
 		TEST(test_interrupt_windows),	TEST(test_priority),
-		TEST(test_nmi_in_nmi),		TEST(test_create_fails),
+		TEST(test_nmi_in_nmi),		TEST(test_several_machines),
+		TEST(test_create_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,7 +9,9 @@
 #include "src/x86/debug.h"
 #include "src/x86/exc.h"
 
-#define DEFAULT_CACHE		MIB(32)
+#define DEFAULT_CACHE MIB(32)
+/* Exceptions delivered in one run, at most. */
+#define MAX_DELIVERIES		1000
 #define DEFAULT_TRANSLATE_AFTER 32
 
 struct interp {
@@ -18,6 +20,7 @@ struct interp {
 	bool stop_on_exception;
 	bool inject;
 	uint8_t inject_vector;
+	unsigned deliveries;   /* in this run */
 	struct block *running; /* whose instructions were counted in advance */
 	struct block_cache blocks;
 	struct bt *bt; /* NULL: interpret only */
@@ -259,6 +262,15 @@ static bool window_open(const struct interp *in)
 	return (irq || nmi) && interp_interruptible(in);
 }
 
+/*
+ * A delivery may raise the next exception for ever (an alignment check or a data breakpoint on the
+ * handler's stack), with no instruction in between that would be counted or let a request through.
+ */
+static bool endless(struct interp *in)
+{
+	return atomic_load_relaxed(in->requests) || ++in->deliveries > MAX_DELIVERIES;
+}
+
 enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 {
 	struct cpu *const c = in->cpu;
@@ -267,6 +279,7 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 	const uint64_t stop = c->stats->instructions + max_insns;
 	jmp_buf env;
 
+	in->deliveries = 0;
 	c->unwind = &env;
 	if (_setjmp(env))
 		landed(in);
@@ -283,9 +296,13 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 			if (c->event & CPU_EVENT_EXC) {
 				if (in->stop_on_exception)
 					return INTERP_EXCEPTION;
+				if (endless(in))
+					return INTERP_BUDGET;
 				exc_deliver(c);
 				continue;
 			}
+			if ((c->event & (CPU_EVENT_TF | CPU_EVENT_DATA_BP)) && endless(in))
+				return INTERP_BUDGET;
 			if (debug_traps(c))
 				continue;
 			if (c->event & CPU_EVENT_HALT) {
