@@ -128,7 +128,8 @@ step_asan()
 step_tsan()
 {
 	one build-tsan nv_build tsan
-	TSAN_OPTIONS="halt_on_error=1 suppressions=$NV_ROOT/tests/tsan.supp" run_ctest tsan -E litmus
+	TSAN_OPTIONS="halt_on_error=1 suppressions=$NV_ROOT/tests/tsan.supp" run_ctest tsan \
+		-E "litmus|test_fuzz"
 }
 
 step_boot()
