@@ -128,8 +128,7 @@ step_asan()
 step_tsan()
 {
 	one build-tsan nv_build tsan
-	TSAN_OPTIONS="halt_on_error=1 suppressions=$NV_ROOT/tests/tsan.supp" run_ctest tsan \
-		-E "litmus|test_fuzz"
+	TSAN_OPTIONS="halt_on_error=1 suppressions=$NV_ROOT/tests/tsan.supp" run_ctest tsan -E litmus
 }
 
 step_boot()

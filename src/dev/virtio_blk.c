@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "src/base/atomic.h"
 #include "src/base/log.h"
 #include "src/dev/blk_disk.h"
 #include "src/dev/blk_io.h"
@@ -122,7 +123,7 @@ static struct virtio_blk *from_vdev(struct virtio_device *vdev)
  */
 static void complete(struct blk_queue *q, struct blk_req *req, uint8_t status)
 {
-	*req->status = status;
+	atomic_store_relaxed(req->status, status);
 	virtqueue_push(q->vq, &req->elem, req->elem.write_len);
 	q->completed = true;
 }
