@@ -4,7 +4,8 @@
  * if a large page covers them, its translation. Owner's thread only.
  *
  * Entries belong to a PCID and to a generation; a flush of any kind begins a new generation, so the
- * cache never outlives what the architecture lets it: INVLPG drops all that belongs to the PCID.
+ * cache never outlives what the architecture lets it: INVLPG drops all that belongs to the PCID. So
+do changes of the registers that entries depend on.
  * Zeroed memory is an empty cache once psc_flush() was called.
  */
 #ifndef MMU_PSC_H
@@ -33,7 +34,9 @@ struct psc_entry {
 #define PSC_GIGA (1ull << 9)
 
 struct psc {
-	uint64_t tag; /* generation and PCID, in place */
+	uint64_t tag;	 /* generation and PCID, in place */
+	uint64_t rsvd;	 /* reserved bits of a page table's entry ... */
+	unsigned policy; /* ... and struct walk_regs.policy, when entries were made */
 	struct psc_entry e[PSC_SIZE];
 };
 

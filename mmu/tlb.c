@@ -5,121 +5,40 @@
 
 #define VPN_MASK ((1ull << TLB_VPN_BITS) - 1)
 
-static bool canonical(gva_t gva)
-{
-	return (gva_t)((int64_t)(gva << 16) >> 16) == gva;
-}
-
 /* --- the second level ------------------------------------------------------------------------- */
 
-static uint64_t key_of(const struct tlb *tlb, gva_t gva)
-{
-	return (gva >> PAGE_SHIFT & VPN_MASK) | tlb->space[gva >> 63];
-}
-
-/* Folded: stacks, heaps and libraries tend to begin at round addresses. */
-static struct tlb2_entry *set_of(struct tlb *tlb, gva_t gva)
-{
-	uint64_t vpn = gva >> PAGE_SHIFT;
-
-	return tlb->e2[(vpn ^ vpn >> 11 ^ vpn >> 22) % TLB2_SETS];
-}
-
-static uint16_t *chain_of(struct tlb *tlb, gfn_t gfn)
-{
-	return &tlb->chain[(gfn ^ gfn >> 12) % TLB2_CHAINS];
-}
-
-static struct tlb2_entry *entry_at(struct tlb *tlb, uint16_t index_plus_1)
-{
-	return &tlb->e2[0][0] + (index_plus_1 - 1);
-}
-
-static void chain_add(struct tlb *tlb, struct tlb2_entry *e)
-{
-	uint16_t *head = chain_of(tlb, e->gfn);
-	uint16_t self = e - &tlb->e2[0][0] + 1;
-
-	e->next = *head;
-	e->prev = 0;
-	if (*head)
-		entry_at(tlb, *head)->prev = self;
-	*head = self;
-}
-
 /*
- * Takes the right to stores away from the entry and from what the first level holds of it: there,
- * any entry of the frame at this index, for to drop too much is always allowed.
+ * Of the first level, any entry of the frame at this index loses the right, for to drop too much is
+ * always allowed.
  */
-static void revoke_writes(struct tlb *tlb, struct tlb2_entry *e)
+void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e)
 {
 	unsigned n = e->key % TLB_SIZE;
 
 	if (e->prev)
-		entry_at(tlb, e->prev)->next = e->next;
+		tlb2_at(tlb, e->prev)->next = e->next;
 	else
-		*chain_of(tlb, e->gfn) = e->next;
+		*tlb2_chain(tlb, e->gfn) = e->next;
 	if (e->next)
-		entry_at(tlb, e->next)->prev = e->prev;
-	e->page &= ~(uint64_t)TLB_WRITES;
+		tlb2_at(tlb, e->next)->prev = e->prev;
+	e->allow &= ~TLB_WRITES;
 	for (unsigned c = 0; c < TLB_ALIGN; c++)
 		if (tlb->e[c][n].gfn == e->gfn)
 			tlb->e[c][n].wtag = TLB_INVALID;
 }
 
-static struct tlb2_entry *find2(struct tlb *tlb, gva_t gva)
-{
-	struct tlb2_entry *e = set_of(tlb, gva);
-	uint64_t key = key_of(tlb, gva);
-
-	if (unlikely(!canonical(gva)))
-		return NULL;
-	for (unsigned w = 0; w < TLB2_WAYS; w++)
-		if (e[w].key == key)
-			return &e[w];
-	return NULL;
-}
-
-/* The entry that has the key, else an empty one, else the next victim. */
-static struct tlb2_entry *choose2(struct tlb *tlb, gva_t gva, uint64_t key)
-{
-	struct tlb2_entry *set = set_of(tlb, gva), *free = NULL;
-
-	for (unsigned w = 0; w < TLB2_WAYS; w++) {
-		if (set[w].key == key)
-			return &set[w];
-		if (!set[w].key)
-			free = &set[w];
-	}
-	return free ? free : &set[tlb->victim++ % TLB2_WAYS];
-}
-
-static void insert2(struct tlb *tlb, const struct tlb_fill *fill)
-{
-	uint64_t key = key_of(tlb, fill->gva);
-	struct tlb2_entry *e = choose2(tlb, fill->gva, key);
-
-	if (e->page & TLB_WRITES)
-		revoke_writes(tlb, e);
-	e->key = key;
-	e->page = (fill->hva & PAGE_MASK) | fill->allow;
-	e->gfn = fill->gfn;
-	if (fill->allow & TLB_WRITES)
-		chain_add(tlb, e);
-}
-
 /* Whatever the address space: INVLPG reaches global pages of all of them, INVPCID any. */
 static void flush2_page(struct tlb *tlb, gva_t gva)
 {
-	struct tlb2_entry *e = set_of(tlb, gva);
+	struct tlb2_entry *e = tlb2_set(tlb, gva);
 
 	for (unsigned w = 0; w < TLB2_WAYS; w++) {
 		if ((e[w].key ^ gva >> PAGE_SHIFT) & VPN_MASK)
 			continue;
-		if (e[w].page & TLB_WRITES)
-			revoke_writes(tlb, &e[w]);
+		if (e[w].allow & TLB_WRITES)
+			tlb2_revoke(tlb, &e[w]);
 		e[w].key = 0;
-		e[w].page = 0;
+		e[w].allow = 0;
 	}
 }
 
@@ -302,83 +221,30 @@ void tlb_flush_page(struct tlb *tlb, gva_t gva)
 
 void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn)
 {
-	uint16_t next = *chain_of(tlb, gfn);
+	uint16_t next = *tlb2_chain(tlb, gfn);
 
 	while (next) {
-		struct tlb2_entry *e = entry_at(tlb, next);
+		struct tlb2_entry *e = tlb2_at(tlb, next);
 
 		next = e->next;
 		if (e->gfn == gfn)
-			revoke_writes(tlb, e);
+			tlb2_revoke(tlb, e);
 	}
 }
 
 /* --- filling ---------------------------------------------------------------------------------- */
 
-static void note_large(struct tlb *tlb, const struct tlb_fill *fill)
+void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size)
 {
-	unsigned half = fill->gva >> 63, b = bloom_hash(fill->gva / MIB(2), TLB_LARGE_BITS);
-	gva_t lo = fill->gva & ~(fill->page_size - 1);
+	unsigned half = gva >> 63, b = bloom_hash(gva / MIB(2), TLB_LARGE_BITS);
+	gva_t lo = gva & ~(page_size - 1);
 
-	if (fill->page_size == MIB(2)) {
+	if (page_size == MIB(2)) {
 		tlb->large[b / 64] |= 1ull << (b % 64);
 		return;
 	}
 	tlb->giga_lo[half] = MIN(tlb->giga_lo[half], lo);
-	tlb->giga_hi[half] = MAX(tlb->giga_hi[half], lo + fill->page_size - 1);
-}
-
-/* What later flushes have to know, and the second level. */
-static void insert(struct tlb *tlb, const struct tlb_fill *fill)
-{
-	if (unlikely(fill->page_size != PAGE_SIZE))
-		note_large(tlb, fill);
-	if (fill->gva >> 63 && !fill->global)
-		tlb->upper_nonglobal = true;
-	insert2(tlb, fill);
-}
-
-void tlb_insert(struct tlb *tlb, enum tlb_ctx ctx, const struct tlb_fill *fill)
-{
-	struct tlb_entry *e = tlb_entry(tlb, ctx, fill->gva);
-	uint64_t tag = tlb_tag(tlb, fill->gva);
-
-	if (unlikely(!canonical(fill->gva)))
-		return;
-	insert(tlb, fill);
-	e->rtag = fill->allow & TLB_READ(ctx) ? tag : TLB_INVALID;
-	e->wtag = fill->allow & TLB_WRITE(ctx) ? tag : TLB_INVALID;
-	e->addend = fill->hva - fill->gva;
-	e->gfn = fill->gfn;
-}
-
-bool tlb_refill(struct tlb *tlb, enum tlb_ctx ctx, gva_t gva, bool write)
-{
-	const struct tlb2_entry *from = find2(tlb, gva);
-	struct tlb_entry *e = tlb_entry(tlb, ctx, gva);
-	uint64_t tag = tlb_tag(tlb, gva);
-
-	if (!from || !(from->page & (write ? TLB_WRITE(ctx) : TLB_READ(ctx))))
-		return false;
-	e->rtag = from->page & TLB_READ(ctx) ? tag : TLB_INVALID;
-	e->wtag = from->page & TLB_WRITE(ctx) ? tag : TLB_INVALID;
-	e->addend = (from->page & PAGE_MASK) - (gva & PAGE_MASK);
-	e->gfn = from->gfn;
-	return true;
-}
-
-static const struct itlb_entry *fetch_set(struct tlb *tlb, gva_t gva, bool user, hva_t hva,
-					  gfn_t gfn)
-{
-	struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
-	unsigned b = exec_bit(gva);
-
-	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
-	e->tag = tlb_tag(tlb, gva);
-	e->gfn = gfn;
-	e->hva = hva & PAGE_MASK;
-	e->user = user;
-	return e;
+	tlb->giga_hi[half] = MAX(tlb->giga_hi[half], lo + page_size - 1);
 }
 
 const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user)
@@ -393,22 +259,16 @@ const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user)
 	return e;
 }
 
-const struct itlb_entry *tlb_fetch_refill(struct tlb *tlb, gva_t gva, bool user)
+const struct itlb_entry *tlb_fetch_copy(struct tlb *tlb, gva_t gva, bool user,
+					const struct tlb2_entry *from)
 {
-	const struct itlb_entry *e = tlb_fetch_lookup(tlb, gva, user);
-	const struct tlb2_entry *from;
+	struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
+	unsigned b = exec_bit(gva);
 
-	if (likely(e))
-		return e;
-	from = find2(tlb, gva);
-	if (!from || !(from->page & (user ? TLB_FETCH_USER : TLB_FETCH_SUPER)))
-		return NULL;
-	return fetch_set(tlb, gva, user, from->page, from->gfn);
-}
-
-const struct itlb_entry *tlb_fetch_insert(struct tlb *tlb, bool user, const struct tlb_fill *fill)
-{
-	if (likely(canonical(fill->gva)))
-		insert(tlb, fill);
-	return fetch_set(tlb, fill->gva, user, fill->hva, fill->gfn);
+	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
+	e->tag = tlb_tag(tlb, gva);
+	e->gfn = from->gfn;
+	e->hva = (gva & PAGE_MASK) + from->addend;
+	e->user = user;
+	return e;
 }

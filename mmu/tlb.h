@@ -37,7 +37,7 @@ enum tlb_ctx {
 	TLB_NCTX,
 };
 
-/* What a translation allows, in each context: kept beside a page address in the low bits. */
+/* What a translation allows, in each context. Who may store may load. */
 #define TLB_READ(ctx)	(1u << (ctx))
 #define TLB_WRITE(ctx)	(16u << (ctx)) /* stores that need no bookkeeping */
 #define TLB_FETCH_SUPER (1u << 8)
@@ -62,9 +62,10 @@ struct itlb_entry {
 };
 
 struct tlb2_entry {
-	uint64_t key;  /* page number below, number of the address space above; 0: empty */
-	uint64_t page; /* host address | what it allows */
+	uint64_t key;	 /* page number below, number of the address space above; 0: empty */
+	uint64_t addend; /* as above */
 	uint32_t gfn;
+	uint16_t allow;
 	/* Chain of its frame, as index + 1: only while the entry allows stores. */
 	uint16_t next, prev;
 };
@@ -84,7 +85,7 @@ struct tlb {
 	uint64_t space[2]; /* the same in the second level, in place */
 	struct psc psc;
 	struct itlb_entry i[ITLB_SIZE];
-	struct tlb2_entry e2[TLB2_SETS][TLB2_WAYS];
+	struct tlb2_entry e2[TLB2_SETS * TLB2_WAYS];
 	uint16_t chain[TLB2_CHAINS]; /* first entry of a frame that hashes here, + 1 */
 	unsigned victim;	     /* whose turn it is to go when a set is full */
 	uint16_t next_asid;
@@ -119,21 +120,13 @@ void tlb_flush_page(struct tlb *tlb, gva_t gva);
 void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn);
 
 struct tlb_fill {
-	gva_t gva;
+	gva_t gva; /* canonical */
 	hva_t hva; /* of the byte at gva */
 	gfn_t gfn;
 	unsigned allow; /* TLB_READ() and so on of all contexts */
 	bool global;
 	uint64_t page_size;
 };
-
-/*
- * Copies from the second level to the first. True if a load (with write, a store) now hits there;
- * false, with nothing changed, if the tables have to be asked.
- */
-bool tlb_refill(struct tlb *tlb, enum tlb_ctx ctx, gva_t gva, bool write);
-/* Into both levels; the first one of this context. Non-canonical addresses are not kept. */
-void tlb_insert(struct tlb *tlb, enum tlb_ctx ctx, const struct tlb_fill *fill);
 
 static inline uint64_t tlb_tag(const struct tlb *tlb, gva_t gva)
 {
@@ -145,9 +138,106 @@ static inline struct tlb_entry *tlb_entry(struct tlb *tlb, enum tlb_ctx ctx, gva
 	return &tlb->e[ctx][(gva >> PAGE_SHIFT) % TLB_SIZE];
 }
 
-/* The same for fetches: the first level alone, both levels (NULL: ask the tables), a new entry. */
+static inline uint64_t tlb2_key(const struct tlb *tlb, gva_t gva)
+{
+	return gva << 16 >> (16 + PAGE_SHIFT) | tlb->space[gva >> 63];
+}
+
+/* The set of a page, folded: stacks, heaps and libraries tend to begin at round addresses. */
+static inline struct tlb2_entry *tlb2_set(struct tlb *tlb, gva_t gva)
+{
+	uint64_t vpn = gva >> PAGE_SHIFT;
+
+	return &tlb->e2[(vpn ^ vpn >> 11) % TLB2_SETS * TLB2_WAYS];
+}
+
+/* The entry of the page in its address space, or NULL. gva is canonical, here and below. */
+static inline struct tlb2_entry *tlb2_find(struct tlb *tlb, gva_t gva)
+{
+	struct tlb2_entry *set = tlb2_set(tlb, gva);
+	uint64_t key = tlb2_key(tlb, gva);
+
+	_Static_assert(TLB2_WAYS == 4, "unrolled");
+	if (set[0].key == key)
+		return &set[0];
+	if (set[1].key == key)
+		return &set[1];
+	if (set[2].key == key)
+		return &set[2];
+	return set[3].key == key ? &set[3] : NULL;
+}
+
+/* Takes the right to stores away from an entry that has it, and from the first level. */
+void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e);
+/* What INVLPG has to know of a page larger than PAGE_SIZE. */
+void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size);
+
+static inline uint16_t *tlb2_chain(struct tlb *tlb, gfn_t gfn)
+{
+	return &tlb->chain[gfn % TLB2_CHAINS];
+}
+
+static inline struct tlb2_entry *tlb2_at(struct tlb *tlb, uint16_t index_plus_1)
+{
+	return &tlb->e2[index_plus_1 - 1];
+}
+
+/* Makes the entry of the page, in place of e, which tlb2_find() gave, or of another page's. */
+static force_inline struct tlb2_entry *tlb2_replace(struct tlb *tlb, struct tlb2_entry *e,
+						    const struct tlb_fill *fill)
+{
+	if (unlikely(fill->page_size != PAGE_SIZE))
+		tlb_note_large(tlb, fill->gva, fill->page_size);
+	if (fill->gva >> 63 && !fill->global)
+		tlb->upper_nonglobal = true;
+	if (likely(!e))
+		e = &tlb2_set(tlb, fill->gva)[tlb->victim++ % TLB2_WAYS];
+	if (e->allow & TLB_WRITES)
+		tlb2_revoke(tlb, e);
+	e->key = tlb2_key(tlb, fill->gva);
+	e->addend = fill->hva - fill->gva;
+	e->gfn = fill->gfn;
+	e->allow = fill->allow;
+	if (fill->allow & TLB_WRITES) {
+		uint16_t *head = tlb2_chain(tlb, e->gfn), self = e - tlb->e2 + 1;
+
+		e->next = *head;
+		e->prev = 0;
+		if (*head)
+			tlb2_at(tlb, *head)->prev = self;
+		*head = self;
+	}
+	return e;
+}
+
+/* Copies an entry to the first level, whose array of this context is given. */
+static force_inline void tlb_copy(const struct tlb *tlb, struct tlb_entry *array, enum tlb_ctx ctx,
+				  gva_t gva, const struct tlb2_entry *from)
+{
+	struct tlb_entry *e = &array[(gva >> PAGE_SHIFT) % TLB_SIZE];
+	unsigned allow = from->allow >> ctx;
+	uint64_t tag = tlb_tag(tlb, gva), addend = from->addend;
+	gfn_t gfn = from->gfn;
+
+	e->rtag = allow & TLB_READ(0) ? tag : TLB_INVALID;
+	e->wtag = allow & TLB_WRITE(0) ? tag : TLB_INVALID;
+	e->addend = addend;
+	e->gfn = gfn;
+}
+
+static inline struct tlb2_entry *tlb2_insert(struct tlb *tlb, const struct tlb_fill *fill)
+{
+	return tlb2_replace(tlb, tlb2_find(tlb, fill->gva), fill);
+}
+
+static inline void tlb_insert(struct tlb *tlb, enum tlb_ctx ctx, const struct tlb_fill *fill)
+{
+	tlb_copy(tlb, tlb->e[ctx], ctx, fill->gva, tlb2_insert(tlb, fill));
+}
+
+/* For fetches: the entry of the first level or NULL, and a copy from the second to the first. */
 const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user);
-const struct itlb_entry *tlb_fetch_refill(struct tlb *tlb, gva_t gva, bool user);
-const struct itlb_entry *tlb_fetch_insert(struct tlb *tlb, bool user, const struct tlb_fill *fill);
+const struct itlb_entry *tlb_fetch_copy(struct tlb *tlb, gva_t gva, bool user,
+					const struct tlb2_entry *from);
 
 #endif

@@ -29,9 +29,8 @@
 
 /* How an attempt ends that is neither good nor a fault. */
 enum {
-	AGAIN = 1,   /* an entry changed under us */
-	MISSING = 2, /* a table's frame is not in the map */
-	UNCACHED = 3 /* the paging-structure cache cannot tell */
+	AGAIN = 1,  /* an entry changed under us */
+	MISSING = 2 /* a table's frame is not in the map */
 };
 
 /* One table entry on the path, as read. */
@@ -54,10 +53,6 @@ struct walker {
 
 /* --- rights ----------------------------------------------------------------------------------- */
 
-/*
- * What a translation allows, by its rights (NX bit 0, W bit 1, U bit 2) and the registers' policy
- * above them, if it is dirty.
- */
 #define POLICY(i, bit)	 ((i) & (bit) << 3)
 #define MAY_WRITE_SUP(i) (((i)&2) || !POLICY(i, WALK_WP))
 #define HIDDEN(i)	 (((i)&4) && POLICY(i, WALK_SMAP))
@@ -71,13 +66,13 @@ struct walker {
 	 (MAY_FETCH(i) && !(((i)&4) && POLICY(i, WALK_SMEP)) ? TLB_FETCH_SUPER : 0))
 #define ALLOW4(i)  ALLOW(i), ALLOW((i) + 1), ALLOW((i) + 2), ALLOW((i) + 3)
 #define ALLOW16(i) ALLOW4(i), ALLOW4((i) + 4), ALLOW4((i) + 8), ALLOW4((i) + 12)
-static const uint16_t allow_table[128] = {ALLOW16(0),  ALLOW16(16), ALLOW16(32), ALLOW16(48),
-					  ALLOW16(64), ALLOW16(80), ALLOW16(96), ALLOW16(112)};
+const uint16_t walk_allow[128] = {ALLOW16(0),  ALLOW16(16), ALLOW16(32), ALLOW16(48),
+				  ALLOW16(64), ALLOW16(80), ALLOW16(96), ALLOW16(112)};
 
 /* rights: W and U of all levels, and NX of any, where an entry has them. */
 static unsigned allowed(const struct walk_regs *r, uint64_t rights)
 {
-	return allow_table[r->policy << 3 | (rights & (W | U)) | rights >> 63];
+	return walk_allow[r->policy << 3 | (rights & (W | U)) | rights >> 63];
 }
 
 static uint64_t add_rights(uint64_t rights, uint64_t e)
@@ -122,7 +117,7 @@ static int read_entry(struct walker *w, gpa_t gpa, struct step *s)
 }
 
 /*
- * Sets bits in an entry unless it changed since it was read: then AGAIN.
+ * Sets bits that an entry lacks unless it changed since it was read: then AGAIN.
  *
  * A quiet walk does so only where nobody needs to be told. Should a decoder protect the table after
  * we looked, its message is drained after this store, as for a store on the fast path.
@@ -131,8 +126,6 @@ static int update_entry(struct walker *w, struct step *s, uint64_t bits)
 {
 	bool ok;
 
-	if (likely((s->value & bits) == bits))
-		return 0;
 	if (w->quiet && code_word_state(gmem_code_word(w->gm, s->table)) != CODE_NONE)
 		return -EAGAIN;
 	if (entry_size(w->regs) == 8) {
@@ -195,51 +188,9 @@ static int fault(const struct walker *w, uint32_t bits, struct walk_result *res)
 	return -EFAULT;
 }
 
-static void translated(struct walk_result *res, uint64_t leaf, unsigned allow)
-{
-	res->global = leaf & G;
-	res->allow = leaf & D ? allow : allow & ~TLB_WRITES;
-}
-
 static uint64_t leaf_bits(const struct walker *w)
 {
 	return w->access & WALK_WRITE ? A | D : A;
-}
-
-/* Goes by the paging-structure cache if that makes the access good; faults are never its word. */
-static int walk_cached(struct walker *w, struct walk_result *res)
-{
-	const struct walk_regs *r = w->regs;
-	const struct psc_entry *c = psc_entry(r->psc, w->gva);
-	struct step s;
-	unsigned allow;
-	int err;
-
-	if (c->key != psc_key(r->psc, w->gva))
-		return UNCACHED;
-	if (unlikely(!c->table)) {
-		allow = allowed(r, c->pde);
-		if (!(allow & needed(w->access)) || (leaf_bits(w) & ~c->pde))
-			return UNCACHED;
-		res->gpa = (c->pde & ADDR_MASK) | (w->gva & (MIB(2) - 1));
-		res->page_size = c->pde & PSC_GIGA ? GIB(1) : MIB(2);
-		translated(res, c->pde, allow);
-		return 0;
-	}
-	s.host = (uint64_t *)c->table + (w->gva >> PAGE_SHIFT & 511);
-	s.table = c->pde >> PAGE_SHIFT & (ADDR_MASK >> PAGE_SHIFT);
-	s.value = atomic_load_relaxed((uint64_t *)s.host);
-	allow = allowed(r, add_rights(c->pde, s.value));
-	if ((s.value & (P | RSVD_HIGH)) != P || (!r->nxe && (s.value & NX)) ||
-	    !(allow & needed(w->access)))
-		return UNCACHED;
-	err = update_entry(w, &s, leaf_bits(w));
-	if (unlikely(err))
-		return err;
-	res->gpa = (s.value & ADDR_MASK) | (w->gva & ~PAGE_MASK);
-	res->page_size = PAGE_SIZE;
-	translated(res, s.value, allow);
-	return 0;
 }
 
 /* leaf: the last step, at the given level; rights: of all levels. */
@@ -249,6 +200,8 @@ static void fill_cache(struct walker *w, const struct step *leaf, unsigned level
 	struct psc *psc = w->regs->psc;
 	struct psc_entry *c = psc_entry(psc, w->gva);
 
+	psc->policy = w->regs->policy;
+	psc->rsvd = reserved_bits(w->regs, 1, 0);
 	c->key = psc_key(psc, w->gva);
 	if (level == 1) {
 		c->pde = leaf->table << PAGE_SHIFT | rights | P;
@@ -278,10 +231,13 @@ static int walk_tables(struct walker *w, struct walk_result *res)
 	const struct walk_regs *r = w->regs;
 	struct step step[MAX_LEVELS], *s = step;
 	unsigned level, shift, allow, bits = r->mode == PAGING_32 ? 10 : 9;
-	uint64_t rights = W | U, upper = rights;
+	uint64_t rights = W | U, upper = rights, rsvd = reserved_bits(r, 1, 0);
+	uint64_t addr_mask = r->mode == PAGING_32 ? 0xfffff000u : ADDR_MASK;
+	bool large;
 	gpa_t table;
 	int err;
 
+	w->nstored = 0;
 	if (!first_table(w, &level, &table))
 		return fault(w, 0, res);
 	for (;; level--, s++) {
@@ -294,39 +250,32 @@ static int walk_tables(struct walker *w, struct walk_result *res)
 			return err;
 		if (!(s->value & P))
 			return fault(w, 0, res);
-		if (s->value & reserved_bits(r, level, s->value))
+		large = (s->value & PS) && level > 1 && (r->mode != PAGING_32 || r->pse);
+		if (s->value & (large ? reserved_bits(r, level, s->value) : rsvd))
 			return fault(w, PF_P | PF_RSVD, res);
 		upper = rights;
 		rights = add_rights(rights, s->value);
-		if (level == 1 ||
-		    (level < 4 && (s->value & PS) && (r->mode != PAGING_32 || r->pse)))
+		if (level == 1 || large)
 			break;
-		table = s->value & (r->mode == PAGING_32 ? 0xfffff000u : ADDR_MASK);
+		table = s->value & addr_mask;
 	}
 	allow = allowed(r, rights);
 	if (!(allow & needed(w->access)))
 		return fault(w, PF_P, res);
 	for (struct step *t = step; t <= s; t++) {
-		err = update_entry(w, t, t == s ? leaf_bits(w) : A);
+		uint64_t set = t == s ? leaf_bits(w) : A;
+
+		err = likely((t->value & set) == set) ? 0 : update_entry(w, t, set);
 		if (err)
 			return err;
 	}
 	res->page_size = 1ull << shift;
 	res->gpa = leaf_address(r, level, s->value) | (w->gva & (res->page_size - 1));
-	translated(res, s->value, allow);
+	res->global = s->value & G;
+	res->allow = s->value & D ? allow : allow & ~TLB_WRITES;
 	if (r->mode == PAGING_4LEVEL && r->psc)
 		fill_cache(w, s, level, level == 1 ? upper : rights, res);
 	return 0;
-}
-
-static int attempt(struct walker *w, struct walk_result *res)
-{
-	int r = UNCACHED;
-
-	w->nstored = 0;
-	if (w->regs->mode == PAGING_4LEVEL && w->regs->psc)
-		r = walk_cached(w, res);
-	return likely(r != UNCACHED) ? r : walk_tables(w, res);
 }
 
 static void no_paging(gva_t gva, struct walk_result *res)
@@ -353,7 +302,7 @@ int walk(struct gmem *gm, const struct walk_regs *regs, gva_t gva, unsigned acce
 	w.access = access;
 	w.quiet = false;
 	do {
-		r = attempt(&w, res);
+		r = walk_tables(&w, res);
 		for (unsigned n = 0; n < w.nstored; n++)
 			gmem_code_written(gm, w.stored[n]);
 		if (r == MISSING && !gmem_translate(gm, w.missing))
@@ -378,7 +327,7 @@ int walk_quiet(struct gmem *gm, const struct walk_regs *regs, gva_t gva, unsigne
 	w.access = access;
 	w.quiet = true;
 	do {
-		r = attempt(&w, res);
+		r = walk_tables(&w, res);
 	} while (r == AGAIN);
 	return likely(!r) ? 0 : -EAGAIN;
 }

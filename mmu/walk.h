@@ -24,7 +24,7 @@ struct walk_regs {
 	bool pse; /* CR4.PSE, 32-bit paging only */
 	uint64_t cr3;
 	const uint64_t *pdpte; /* the four loaded entries, PAE only */
-	struct psc *psc;       /* used and filled in 4-level paging; NULL: none */
+	struct psc *psc;       /* filled in 4-level paging; NULL: none */
 };
 
 #define WALK_NXE  (1u << 0)
@@ -45,6 +45,12 @@ struct walk_result {
 	bool global;
 	uint32_t pf_error; /* when the walk fails */
 };
+
+/*
+ * What a translation allows (TLB_*) if D is set, by its rights (no execution 1, write 2, user 4)
+ * and policy * 8.
+ */
+extern const uint16_t walk_allow[128];
 
 /*
  * 0, or -EFAULT with pf_error. Any thread that is registered with RCU and online; with a

@@ -51,12 +51,15 @@ static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, g
 	struct walk_result res;
 	uint64_t page;
 	struct tlb_fill fill;
+	const struct tlb2_entry *e2;
 	bool hit = (write ? e->wtag : e->rtag) == tlb_tag(&cpu->tlb, gva);
 
 	if (!hit) {
 		STAT_INC(cpu->stats, tlb_misses);
-		hit = tlb_refill(&cpu->tlb, ctx, gva, write);
-		cpu->stats->tlb_refills += hit;
+		e2 = mem_find(cpu, gva, mem_need(ctx, write));
+		hit = e2 != NULL;
+		if (likely(hit))
+			tlb_copy(&cpu->tlb, cpu->tlb.e[ctx], ctx, gva, e2);
 	}
 	if (hit) {
 		*gpa = e->gfn << PAGE_SHIFT | (gva & ~PAGE_MASK);
@@ -68,7 +71,7 @@ static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, g
 	if (!page)
 		return NULL;
 	mem_tlb_fill(cpu, gva, &res, page, gmem_code_word(cpu->gmem, res.gpa >> PAGE_SHIFT), &fill);
-	if (ctx != TLB_ALIGN)
+	if (ctx != TLB_ALIGN && likely(gva_canonical(gva)))
 		tlb_insert(&cpu->tlb, ctx, &fill);
 	if (write && (page & NPT_READONLY))
 		return NULL;
@@ -284,17 +287,22 @@ void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len)
 
 const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip)
 {
-	const struct itlb_entry *e = tlb_fetch_refill(&cpu->tlb, rip, cpu->cpl == 3);
+	bool user = cpu->cpl == 3;
+	const struct itlb_entry *e = tlb_fetch_lookup(&cpu->tlb, rip, user);
+	const struct tlb2_entry *e2;
 	struct walk_result res;
 	struct tlb_fill fill;
 	uint64_t page;
 
 	if (likely(e))
 		return e;
-	translate(cpu, rip, WALK_FETCH | (cpu->cpl == 3 ? WALK_USER : 0), &res);
+	e2 = mem_find(cpu, rip, user ? TLB_FETCH_USER : TLB_FETCH_SUPER);
+	if (likely(e2))
+		return tlb_fetch_copy(&cpu->tlb, rip, user, e2);
+	translate(cpu, rip, WALK_FETCH | (user ? WALK_USER : 0), &res);
 	page = gmem_translate(cpu->gmem, res.gpa >> PAGE_SHIFT);
 	if (!page)
 		return NULL;
 	mem_tlb_fill(cpu, rip, &res, page, gmem_code_word(cpu->gmem, res.gpa >> PAGE_SHIFT), &fill);
-	return tlb_fetch_insert(&cpu->tlb, cpu->cpl == 3, &fill);
+	return tlb_fetch_copy(&cpu->tlb, rip, user, tlb2_insert(&cpu->tlb, &fill));
 }

@@ -1,4 +1,6 @@
 #include "mmu/npt.h"
+#include "mmu/psc.h"
+#include "src/base/atomic.h"
 #include "src/x86/debug.h"
 #include "src/x86/mem.h"
 #include "src/x86/mem_int.h"
@@ -28,8 +30,8 @@ void mem_walk_regs(struct cpu *cpu, struct walk_regs *r)
 		r->mode = cpu->cr4 & CR4_PAE ? PAGING_PAE : PAGING_32;
 }
 
-void mem_tlb_fill(struct cpu *cpu, gva_t gva, const struct walk_result *res, uint64_t page,
-		  uint32_t word, struct tlb_fill *fill)
+static force_inline void tlb_fill(struct cpu *cpu, gva_t gva, const struct walk_result *res,
+				  uint64_t page, uint32_t word, struct tlb_fill *fill)
 {
 	fill->gva = gva;
 	fill->hva = npt_hva(page) + (gva & ~PAGE_MASK);
@@ -48,7 +50,67 @@ void mem_tlb_fill(struct cpu *cpu, gva_t gva, const struct walk_result *res, uin
 		fill->allow &= TLB_FETCHES;
 }
 
-bool mem_fill(struct cpu *c, gva_t gva, bool write)
+void mem_tlb_fill(struct cpu *cpu, gva_t gva, const struct walk_result *res, uint64_t page,
+		  uint32_t word, struct tlb_fill *fill)
+{
+	tlb_fill(cpu, gva, res, page, word, fill);
+}
+
+/* What a large page is known to say of the page of gva. */
+static uint64_t large_leaf(const struct psc_entry *p, gva_t gva, struct walk_result *res)
+{
+	res->page_size = p->pde & PSC_GIGA ? GIB(1) : MIB(2);
+	return p->pde | (gva & (MIB(2) - 1) & PAGE_MASK);
+}
+
+/*
+ * Makes an entry of the second level, in place of old, from a page table that is known. Only where
+ * no accessed or dirty bit must be set; a fault is left to a walk of all levels to tell.
+ */
+static force_inline const struct tlb2_entry *find_by_psc(struct cpu *c, struct tlb2_entry *old,
+							 gva_t gva, unsigned need)
+{
+	const struct psc *psc = &c->tlb.psc;
+	const struct psc_entry *p = psc_entry(&c->tlb.psc, gva);
+	struct walk_result res = {.page_size = PAGE_SIZE};
+	struct tlb_fill fill;
+	uint64_t e, page, upper = p->pde;
+	uint32_t word;
+
+	if (p->key != psc_key(psc, gva))
+		return NULL;
+	if (likely(p->table))
+		e = atomic_load_relaxed((uint64_t *)p->table + (gva >> PAGE_SHIFT & 511));
+	else
+		e = large_leaf(p, gva, &res);
+	if ((e & (PTE_P | PTE_A | psc->rsvd)) != (PTE_P | PTE_A))
+		return NULL;
+	res.allow =
+		walk_allow[psc->policy << 3 | (upper & e & (PTE_W | PTE_U)) | (upper | e) >> 63];
+	if (!(e & PTE_D))
+		res.allow &= ~TLB_WRITES;
+	res.gpa = e & ((1ull << GUEST_PHYS_BITS) - 1) & PAGE_MASK;
+	res.global = e & PTE_G;
+	if (!(res.allow & need))
+		return NULL;
+	page = npt_lookup_code(c->gmem->npt, res.gpa >> PAGE_SHIFT, &word);
+	if (unlikely(!page))
+		return NULL;
+	tlb_fill(c, gva & PAGE_MASK, &res, page, word, &fill);
+	return fill.allow & need ? tlb2_replace(&c->tlb, old, &fill) : NULL;
+}
+
+const struct tlb2_entry *mem_find(struct cpu *c, gva_t gva, unsigned need)
+{
+	struct tlb2_entry *e;
+
+	if (unlikely(!gva_canonical(gva)))
+		return NULL;
+	e = tlb2_find(&c->tlb, gva);
+	return likely(e && (e->allow & need)) ? e : find_by_psc(c, e, gva, need);
+}
+
+static never_inline bool fill_by_walk(struct cpu *c, gva_t gva, bool write)
 {
 	enum tlb_ctx ctx = mem_ctx(c);
 	struct walk_result res;
@@ -57,12 +119,7 @@ bool mem_fill(struct cpu *c, gva_t gva, bool write)
 	uint64_t page;
 	uint32_t word;
 
-	STAT_INC(c->stats, tlb_misses);
-	if (likely(tlb_refill(&c->tlb, ctx, gva, write))) {
-		STAT_INC(c->stats, tlb_refills);
-		return true;
-	}
-	if (ctx == TLB_ALIGN || !gva_canonical(gva))
+	if (ctx == TLB_ALIGN)
 		return false;
 	STAT_INC(c->stats, walks);
 	mem_walk_regs(c, &regs);
@@ -71,7 +128,35 @@ bool mem_fill(struct cpu *c, gva_t gva, bool write)
 	page = npt_lookup_code(c->gmem->npt, res.gpa >> PAGE_SHIFT, &word);
 	if (unlikely(!page))
 		return false;
-	mem_tlb_fill(c, gva, &res, page, word, &fill);
+	tlb_fill(c, gva, &res, page, word, &fill);
 	tlb_insert(&c->tlb, ctx, &fill);
-	return fill.allow & (write ? TLB_WRITE(ctx) : TLB_READ(ctx));
+	return fill.allow & mem_need(ctx, write);
+}
+
+/* old: the entry of the second level, which does not allow the access, or NULL. */
+static never_inline bool fill_by_tables(struct cpu *c, gva_t gva, bool write,
+					struct tlb2_entry *old)
+{
+	enum tlb_ctx ctx = mem_ctx(c);
+	const struct tlb2_entry *e = find_by_psc(c, old, gva, mem_need(ctx, write));
+
+	if (unlikely(!e))
+		return fill_by_walk(c, gva, write);
+	tlb_copy(&c->tlb, c->tlb_cur, ctx, gva, e);
+	return true;
+}
+
+bool mem_fill(struct cpu *c, gva_t gva, bool write)
+{
+	enum tlb_ctx ctx = mem_ctx(c);
+	struct tlb2_entry *e;
+
+	STAT_INC(c->stats, tlb_misses);
+	if (unlikely(!gva_canonical(gva)))
+		return false;
+	e = tlb2_find(&c->tlb, gva);
+	if (unlikely(!e || !(e->allow & mem_need(ctx, write))))
+		return fill_by_tables(c, gva, write, e);
+	tlb_copy(&c->tlb, c->tlb_cur, ctx, gva, e);
+	return true;
 }

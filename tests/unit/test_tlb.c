@@ -285,6 +285,11 @@ static void test_protect_gfn(void **state)
 	assert_false(write_hit(tlb, LOW));
 }
 
+static void fetch_insert(struct tlb *tlb, const struct tlb_fill *f)
+{
+	tlb_fetch_copy(tlb, f->gva, false, tlb2_insert(tlb, f));
+}
+
 static void test_fetch(void **state)
 {
 	struct tlb *tlb = *state;
@@ -293,7 +298,7 @@ static void test_fetch(void **state)
 	uint64_t gen;
 
 	assert_null(tlb_fetch_lookup(tlb, LOW, false));
-	tlb_fetch_insert(tlb, false, &f);
+	fetch_insert(tlb, &f);
 	e = tlb_fetch_lookup(tlb, LOW + 0x7ff, false);
 	assert_non_null(e);
 	assert_int_equal(e->hva, f.hva & PAGE_MASK);
@@ -308,9 +313,9 @@ static void test_fetch(void **state)
 	assert_int_not_equal(tlb->code_gen, gen);
 
 	/* Also if its entry was evicted meanwhile by another page. */
-	tlb_fetch_insert(tlb, false, &f);
+	fetch_insert(tlb, &f);
 	f = fill_of(LOW + ITLB_SIZE * PAGE_SIZE);
-	tlb_fetch_insert(tlb, false, &f);
+	fetch_insert(tlb, &f);
 	gen = tlb->code_gen;
 	tlb_flush_page(tlb, LOW);
 	assert_int_not_equal(tlb->code_gen, gen);
