@@ -92,8 +92,8 @@ static void test_cost(void **state)
 	report("all levels walked, load", cost(c, DATA_GPA, false), BOUND(1000));
 	report("page table known, load", cost(c, DATA_GPA + PAGE_SIZE, false), BOUND(300));
 	cost(c, DATA_GPA + ALIAS, true);
-	report("second level, load", cost(c, DATA_GPA, false), BOUND(75));
-	report("second level, store", cost(c, DATA_GPA + ALIAS, true), BOUND(75));
+	report("second level, load", cost(c, DATA_GPA, false), BOUND(80));
+	report("second level, store", cost(c, DATA_GPA + ALIAS, true), BOUND(80));
 	report("large page walked, load", cost(c, MIB(2), false), BOUND(1000));
 	report("large page known, load", cost(c, MIB(2) + PAGE_SIZE, false), BOUND(300));
 }
