@@ -170,6 +170,9 @@ struct cpu {
 		uint64_t stack_limit;
 		uint64_t addend[CPU_BT_ADDENDS]; /* of accesses that were checked */
 		const void *check;		 /* struct bt_check that failed */
+		uint32_t vec_level;  /* BT_VEC_*: what of vec is in the host's registers */
+		uint32_t vec_was;    /* what was, before it was saved */
+		uint32_t host_mxcsr; /* the monitor's own */
 		uint64_t page;	/* linear address of the page the running block starts in */
 		uint64_t key;	/* of the jump cache, for the half of addresses that code lies in */
 		uint64_t salt;	/* of the jump cache's index, for the same half */

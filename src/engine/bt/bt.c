@@ -75,6 +75,7 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	init_emit(bt);
 	bt->cpu->bt.self = bt->cpu;
 	bt->cpu->bt.owner = bt;
+	bt->cpu->bt.host_mxcsr = MXCSR_INIT;
 	*out = bt;
 	return 0;
 }

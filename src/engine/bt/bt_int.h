@@ -51,6 +51,9 @@ struct bt_check {
 	uint32_t block_off;
 	uint16_t slot;
 	uint16_t span;	 /* distance between the first and the last byte checked */
+	uint8_t align; /* the address at align_off must be a multiple of it; 0: any */
+	uint8_t align_off;
+	uint8_t vec_level; /* of a check of the vector registers */
 	bool write;	 /* stores are among the accesses */
 	bool fill_write; /* the instruction at slot stores: the fill may set the dirty bit */
 	bool any_half;	 /* addresses may be in the half that the code is not in */
@@ -86,18 +89,28 @@ struct bt {
 	bool running;	/* compiled code is on the stack */
 	bool in_cpu;	/* the block was left by a handler: flags are in struct cpu */
 	/* Common stubs, writable addresses. */
-	uint8_t *enter, *leave, *step, *chain, *lookup, *ret_miss, *miss, *underflow;
+	uint8_t *enter, *leave, *step, *chain, *lookup, *ret_miss, *miss, *underflow, *vec_enter, *vec_save, *vec_load;
 };
 
 /* stubs.c */
 void bt_emit_stubs(struct bt *bt);
 void *bt_meta_alloc(struct bt *bt, size_t size);
-/* slow.c: called by stubs. */
-/* False: the block is to be left, state is in struct cpu. */
-bool bt_step(struct cpu *cpu, struct bt_site *site);
+/* What of the guest's vector registers is in the host's: cpu->bt.vec_level. */
+#define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
+#define BT_VEC_AVX 2 /* YMM0-15, as AVX instructions may */
+
+/* slow.c: called by stubs, with the vector registers in struct cpu. */
+enum bt_step { BT_STEP_LEAVE, BT_STEP_ON, BT_STEP_ON_VEC };
+/* LEAVE: state is in struct cpu. ON_VEC: the vector registers are to be loaded again. */
+enum bt_step bt_step(struct cpu *cpu, struct bt_site *site);
+/* Whether vector registers may be loaded for the check: where to go on then, or NULL. */
+const uint8_t *bt_vec_enter(struct cpu *cpu, const struct bt_check *check);
 /* Interprets from the check's instruction to the end of its block. */
 void bt_rest(struct cpu *cpu, const struct bt_check *check);
-/* Makes the check at address lo pass if that is possible: where to go on, or NULL. */
+/*
+ * miss.c: called with guest vector registers in the host's; it and all it calls use none.
+ * Makes the check at address lo pass if that is possible: where to go on, or NULL.
+ */
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 
 /* Lazy flags to AH (as LAHF) and AL (OF), and back. */

@@ -10,7 +10,7 @@ static const ZydisDecodedOperandMem at_rbp = {.type = ZYDIS_MEMOP_TYPE_MEM,
 
 static void add_access(struct tr_insn *in, const ZydisDecodedOperandMem *m, bool write)
 {
-	in->acc[in->naccs++] = (struct tr_access){.m = m, .len = 8, .read = !write, .write = write};
+	in->acc[in->naccs++] = (struct tr_access){.m = m,   .len = 8, .write = write};
 }
 
 static void move_rsp(struct tr *t, int32_t by)

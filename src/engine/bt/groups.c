@@ -147,11 +147,20 @@ static void make_key(const struct pass *p, const struct tr_insn *in, const struc
 	}
 	g->hi = g->lo + a->len - 1;
 	g->write = a->write;
+	g->align = a->align;
+	g->align_at = g->lo;
+}
+
+/* What both demand of the address can be asked in one. */
+static bool alignments_agree(const struct tr_group *g, const struct tr_group *key)
+{
+	return !g->align || !key->align ||
+	       (g->align == key->align && !((g->align_at - key->align_at) & (g->align - 1)));
 }
 
 static bool joins(const struct tr_group *g, const struct tr_group *key)
 {
-	return g->base == key->base && g->index == key->index && g->scale == key->scale &&
+	return alignments_agree(g, key) && g->base == key->base && g->index == key->index && g->scale == key->scale &&
 	       g->seg == key->seg && MAX(g->hi, key->hi) - MIN(g->lo, key->lo) < MAX_SPAN;
 }
 
@@ -217,6 +226,10 @@ static void add_access(struct pass *p, struct tr_insn *in, struct tr_access *a, 
 		g->lo = MIN(g->lo, key.lo);
 		g->hi = MAX(g->hi, key.hi);
 		g->write |= key.write;
+		if (key.align) {
+			g->align = key.align;
+			g->align_at = key.align_at;
+		}
 		g->last = n;
 		a->group = p->open[k];
 		return;

@@ -97,15 +97,15 @@ static void emit_tag(struct tr *t)
 	uint8_t *upper, *done;
 
 	if (!t->any_half) {
-		e_gs(e, true, 0x0b, SCRATCH0, CPU_OFF(tlb.tag) + (t->upper ? 8 : 0));
+		e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + (t->upper ? 8 : 0));
 		return;
 	}
 	e_code(e, 0x4d, 0x85, 0xd2); /* test r10, r10 */
 	upper = e_jcc(e, CC_S);
-	e_gs(e, true, 0x0b, SCRATCH0, CPU_OFF(tlb.tag));
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag));
 	done = e_jmp(e);
 	e_patch_here(e, upper);
-	e_gs(e, true, 0x0b, SCRATCH0, CPU_OFF(tlb.tag) + 8);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8);
 	e_patch_here(e, done);
 }
 
@@ -114,17 +114,19 @@ static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 {
 	struct emit *e = t->e;
 	size_t entry = CPU_OFF(tlb.e) + t->ctx * TLB_SIZE * sizeof(struct tlb_entry);
-	unsigned span = g->hi - g->lo;
+	/* The last address of the group that has to be aligned: its page is that of the last byte. */
+	int64_t last = g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
+	uint32_t mask = 0xfffff000u | (g->align ? g->align - 1 : 0);
 	bool live = at->live_in;
 	const uint8_t *retry = e->p;
 
 	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, g->lo - g->check_disp);
-	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, span);
+	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last - g->lo);
 	if (live)
 		emit_save_flags(e);
 	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	  /* shr r11, imm8 */
 	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);  /* and r11d, imm32 */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, mask); /* and r10, mask */
 	emit_tag(t);
 	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1,
 		  entry + (g->write ? offsetof(struct tlb_entry, wtag)
@@ -190,6 +192,17 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 	return hm;
 }
 
+static void emit_vec_slow(struct tr *t, const struct tr_slow *s, struct bt_check *c)
+{
+	c->retry = e_exec(t->e, (uint8_t *)s->retry);
+	c->vec_level = t->vec_level;
+	e_patch(s->from, t->e->p);
+	if (s->flags_saved)
+		emit_restore_flags(t->e);
+	e_mov_imm64(t->e, SCRATCH1, (uintptr_t)c);
+	e_jmp_to(t->e, t->bt->vec_enter);
+}
+
 void tr_emit_slow(struct tr *t)
 {
 	struct emit *e = t->e;
@@ -199,8 +212,14 @@ void tr_emit_slow(struct tr *t)
 		const struct tr_group *g = s->g;
 		struct bt_check *c = tr_check(t, s->at);
 
+		if (!g) {
+			emit_vec_slow(t, s, c);
+			continue;
+		}
 		c->retry = e_exec(e, (uint8_t *)s->retry);
 		c->span = g->hi - g->lo;
+		c->align = g->align;
+		c->align_off = g->align_at - g->lo;
 		c->write = g->write;
 		c->any_half = t->any_half;
 		c->fill_write = g->check->write && g->check_at == g->first;

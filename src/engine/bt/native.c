@@ -1,7 +1,4 @@
-/*
- * Integer instructions as themselves: the guest's bytes with registers renamed and the memory
- * operand replaced by [SCRATCH0]. Flags are the host's own.
- */
+/* Integer instructions that are emitted as themselves. Flags are the host's own. */
 #include "src/engine/bt/translate.h"
 
 static bool known(const struct tr *t, const struct tr_insn *in)
@@ -56,7 +53,24 @@ static bool known(const struct tr *t, const struct tr_insn *in)
 		return in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ||
 		       in->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	case ZYDIS_MNEMONIC_POPCNT: return t->bt->isa.popcnt;
+	case ZYDIS_MNEMONIC_ANDN:
+	case ZYDIS_MNEMONIC_BEXTR:
+	case ZYDIS_MNEMONIC_BLSI:
+	case ZYDIS_MNEMONIC_BLSMSK:
+	case ZYDIS_MNEMONIC_BLSR:
 	case ZYDIS_MNEMONIC_TZCNT: return t->bt->isa.bmi1;
+	case ZYDIS_MNEMONIC_BZHI:
+	case ZYDIS_MNEMONIC_MULX:
+	case ZYDIS_MNEMONIC_PDEP:
+	case ZYDIS_MNEMONIC_PEXT:
+	case ZYDIS_MNEMONIC_RORX:
+	case ZYDIS_MNEMONIC_SARX:
+	case ZYDIS_MNEMONIC_SHLX:
+	case ZYDIS_MNEMONIC_SHRX: return t->bt->isa.bmi2;
+	case ZYDIS_MNEMONIC_MOVBE: return t->bt->isa.movbe;
+	case ZYDIS_MNEMONIC_CRC32: return t->bt->isa.sse42;
+	case ZYDIS_MNEMONIC_ADCX:
+	case ZYDIS_MNEMONIC_ADOX: return t->bt->isa.adx;
 	case ZYDIS_MNEMONIC_LZCNT: return t->bt->isa.lzcnt;
 	default:
 		return in->zi.meta.category == ZYDIS_CATEGORY_CMOV ||
@@ -76,201 +90,6 @@ static bool is_nop(const struct tr_insn *in)
 	case ZYDIS_MNEMONIC_PREFETCHW: return true;
 	default: return false;
 	}
-}
-
-/* The destination keeps its value if the source is zero. */
-static bool is_scan(const struct tr_insn *in)
-{
-	return in->zi.mnemonic == ZYDIS_MNEMONIC_BSF || in->zi.mnemonic == ZYDIS_MNEMONIC_BSR;
-}
-
-static bool set_reg(struct tr_insn *in, struct reg_operand *r, const ZydisDecodedOperand *o)
-{
-	ZydisRegister reg = o->reg.value;
-	struct shape *s = &in->shape;
-
-	r->present = true;
-	r->write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	/* A narrow or conditional result leaves some of the old value. */
-	r->read = (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) || o->size < 32 || is_scan(in) ||
-		  (o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE);
-	if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) {
-		r->high8 = true;
-		r->guest = reg - ZYDIS_REGISTER_AH;
-		r->host = 4 + r->guest;
-		return true;
-	}
-	if (tr_gpr(reg) < 0)
-		return false;
-	r->guest = tr_gpr(reg);
-	r->host = host_reg_of(r->guest);
-	r->in_memory = r->host == IN_MEMORY;
-	if (o->size == 8 && !r->in_memory && r->host >= 4 && r->host < 8)
-		s->low8 = true;
-	return true;
-}
-
-static bool is_prefix(uint8_t b)
-{
-	switch (b) {
-	case 0x26:
-	case 0x2e:
-	case 0x36:
-	case 0x3e:
-	case 0x64:
-	case 0x65:
-	case 0x66:
-	case 0x67:
-	case 0xf0:
-	case 0xf2:
-	case 0xf3: return true;
-	default: return false;
-	}
-}
-
-/* Finds acc[0] and the register operands. False: not of a form that can be rewritten. */
-static bool find_shape(struct tr_insn *in)
-{
-	const ZydisDecodedInstruction *zi = &in->zi;
-	struct shape *s = &in->shape;
-
-	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || zi->address_width != 64)
-		return false;
-	for (unsigned n = 0; n < zi->operand_count; n++) {
-		const ZydisDecodedOperand *o = &in->op[n];
-		bool ok = true;
-
-		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-			if (s->mem || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-			    !tr_can_address(in, &o->mem) || o->size > 64)
-				return false;
-			s->mem = true;
-			in->acc[in->naccs++] = (struct tr_access){
-				.m = &o->mem,
-				.len = o->size / 8,
-				.read = o->actions & ZYDIS_OPERAND_ACTION_MASK_READ,
-				.write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE,
-			};
-		} else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-			if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
-				ok = set_reg(in, &s->reg, o);
-			else if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
-				ok = set_reg(in, &s->rm, o);
-			else if (o->encoding == ZYDIS_OPERAND_ENCODING_OPCODE)
-				ok = set_reg(in, &s->opc, o);
-		}
-		if (!ok)
-			return false;
-	}
-	while (is_prefix(in->bytes[s->prefixes]))
-		s->prefixes++;
-	s->opcode = s->prefixes;
-	if ((in->bytes[s->opcode] & 0xf0) == 0x40) {
-		s->opcode++;
-		/* A prefix behind REX makes it void. */
-		if (is_prefix(in->bytes[s->opcode]))
-			return false;
-	}
-	/* AH to BH cannot be named beside a REX prefix, and [r10 + r11] needs one. */
-	if ((s->reg.high8 || s->rm.high8 || s->opc.high8) &&
-	    (s->mem || s->reg.in_memory || s->rm.in_memory || s->low8 ||
-	     (s->reg.present && !s->reg.high8 && s->reg.host >= 8) ||
-	     (s->rm.present && !s->rm.high8 && s->rm.host >= 8) || zi->raw.rex.W))
-		return false;
-	return true;
-}
-
-static void fetch(struct tr *t, struct reg_operand *r, unsigned scratch)
-{
-	if (!r->present || !r->in_memory)
-		return;
-	r->host = scratch;
-	if (scratch == SCRATCH1)
-		t->addend = NO_GROUP;
-	if (r->read)
-		e_load(t->e, scratch, GPR_OFF(r->guest));
-}
-
-static void put_back(struct tr *t, const struct reg_operand *r)
-{
-	if (r->present && r->in_memory && r->write)
-		e_store(t->e, r->host, GPR_OFF(r->guest));
-}
-
-static void emit_rewritten(struct tr *t, const struct tr_insn *in, const struct host_mem *hm)
-{
-	const ZydisDecodedInstruction *zi = &in->zi;
-	const struct shape *s = &in->shape;
-	struct emit *e = t->e;
-	bool has_modrm = zi->attributes & ZYDIS_ATTRIB_HAS_MODRM;
-	unsigned reg = s->reg.present ? s->reg.host : zi->raw.modrm.reg;
-	unsigned rm = s->rm.present ? s->rm.host : zi->raw.modrm.rm;
-	unsigned opc_end, rest, rex = 0;
-
-	for (unsigned n = 0; n < s->prefixes; n++) {
-		uint8_t b = in->bytes[n];
-
-		if (b == 0x66 || b == 0xf2 || b == 0xf3 || b == 0xf0)
-			e8(e, b);
-	}
-	if (zi->raw.rex.W)
-		rex |= 8;
-	if (s->reg.present && !s->reg.high8)
-		rex |= (reg >> 3) << 2;
-	if (s->mem)
-		rex |= e_rex_mem(hm);
-	else if (s->rm.present && !s->rm.high8)
-		rex |= rm >> 3;
-	if (s->opc.present && !s->opc.high8)
-		rex |= s->opc.host >> 3;
-	if (rex || s->low8)
-		e8(e, 0x40 | rex);
-	if (has_modrm) {
-		opc_end = zi->raw.modrm.offset;
-		rest = opc_end + 1;
-		if (zi->raw.modrm.mod != 3 && zi->raw.modrm.rm == 4)
-			rest++;
-		rest += zi->raw.disp.size / 8;
-	} else {
-		opc_end = s->opcode + (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ? 1 : 2);
-		rest = opc_end;
-	}
-	ebytes(e, in->bytes + s->opcode, opc_end - s->opcode);
-	if (s->opc.present && !e->full)
-		e->p[-1] = (e->p[-1] & ~7) | (s->opc.host & 7);
-	if (has_modrm) {
-		if (s->mem)
-			e_modrm(e, reg, hm);
-		else
-			e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
-	}
-	ebytes(e, in->bytes + rest, zi->length - rest);
-}
-
-static void emit_native(struct tr *t, struct tr_insn *in)
-{
-	struct shape *s = &in->shape;
-	struct host_mem hm = {0};
-
-	if (s->mem) {
-		hm = tr_operand(t, in, &in->acc[0], s->reg.in_memory);
-		fetch(t, &s->reg, SCRATCH0);
-	} else {
-		fetch(t, &s->reg, SCRATCH0);
-		/* One register in both places must be one host register. */
-		if (s->rm.in_memory && s->reg.in_memory && s->rm.guest == s->reg.guest) {
-			s->rm.host = SCRATCH0;
-			if (!s->reg.read && s->rm.read)
-				e_load(t->e, SCRATCH0, GPR_OFF(s->rm.guest));
-		} else {
-			fetch(t, &s->rm, SCRATCH1);
-		}
-		fetch(t, &s->opc, SCRATCH1);
-	}
-	emit_rewritten(t, in, &hm);
-	put_back(t, &s->reg);
-	put_back(t, &s->rm);
-	put_back(t, &s->opc);
 }
 
 /* LEA computes without access: through scratch where a register is in memory. */
@@ -343,8 +162,8 @@ bool tr_plan_native(struct tr *t, struct tr_insn *in)
 	}
 	if (in->zi.mnemonic == ZYDIS_MNEMONIC_LEA)
 		return plan_lea(in);
-	if (!known(t, in) || !find_shape(in))
+	if (!known(t, in) || !tr_shape(in) || (in->shape.mem && in->acc[0].len > 8))
 		return false;
-	in->emit = emit_native;
+	in->emit = tr_rewrite;
 	return true;
 }

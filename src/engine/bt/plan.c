@@ -29,9 +29,10 @@ void tr_plan(struct tr *t)
 		in->naccs = 0;
 		in->ends = false;
 		in->shape = (struct shape){0};
-		if (!in->zi.length || in->insn->exec == op_vector)
+		if (!in->zi.length)
 			continue;
-		if (!tr_plan_control(t, in) && !tr_plan_native(t, in)) {
+		if (in->insn->exec == op_vector ? !tr_plan_vector(t, in)
+						: !tr_plan_control(t, in) && !tr_plan_native(t, in)) {
 			in->emit = NULL;
 			in->naccs = 0;
 		}

@@ -3,9 +3,6 @@
 
 #include "src/engine/interp/ops.h"
 
-/* Page-crossing groups of a unit after which each access gets a check of its own. */
-#define MANY_STRADDLES 64
-
 uint16_t bt_flags_pack(const struct cpu *c)
 {
 	uint64_t f = flags_get(c);
@@ -18,7 +15,26 @@ void bt_flags_unpack(struct cpu *c, uint16_t ax)
 	flags_set_arith(c, ax >> 8 | (ax & 1 ? FLAG_OF : 0));
 }
 
-bool bt_step(struct cpu *c, struct bt_site *site)
+/* The highest level that the guest has enabled, and that raises no exception. */
+static unsigned vec_level(const struct cpu *c)
+{
+	if ((c->cr0 & (CR0_PE | CR0_EM | CR0_TS)) != CR0_PE || !(c->cr4 & CR4_OSFXSR) ||
+	    (c->vec.mxcsr & MXCSR_INIT) != MXCSR_INIT)
+		return 0;
+	return (c->cr4 & CR4_OSXSAVE) && (c->xcr0 & 6) == 6 ? BT_VEC_AVX : BT_VEC_SSE;
+}
+
+const uint8_t *bt_vec_enter(struct cpu *c, const struct bt_check *k)
+{
+	unsigned level = vec_level(c);
+
+	if (level < k->vec_level)
+		return NULL;
+	c->bt.vec_was = level;
+	return k->retry;
+}
+
+enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 {
 	struct bt *bt = c->bt.owner;
 
@@ -28,38 +44,15 @@ bool bt_step(struct cpu *c, struct bt_site *site)
 	site->slot[0].exec(c, &site->slot[0]);
 	if (!c->bt.next) {
 		bt->in_cpu = true;
-		return false;
+		return BT_STEP_LEAVE;
+	}
+	if (c->bt.vec_was && vec_level(c) != c->bt.vec_was) {
+		c->rip = c->gpr[REG_PC] + site->slot[0].off + site->slot[0].len;
+		bt->in_cpu = true;
+		return BT_STEP_LEAVE;
 	}
 	c->bt.flags = bt_flags_pack(c);
-	return true;
-}
-
-/* A page-crossing group. */
-static void note_straddle(struct bt *bt, struct block *unit)
-{
-	if (!unit->single_checks && ++unit->straddles == MANY_STRADDLES) {
-		unit->single_checks = true;
-		bt->redo = unit;
-	}
-}
-
-const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
-{
-	const struct tlb_entry *e = &c->tlb_cur[(lo >> PAGE_SHIFT) & (TLB_SIZE - 1)];
-	struct bt *bt = c->bt.owner;
-
-	if ((lo ^ (lo + k->span)) & PAGE_MASK) {
-		note_straddle(bt, k->unit);
-		return NULL;
-	}
-	if (!k->any_half && lo >> 63 != c->bt.page >> 63) {
-		k->unit->any_half = true;
-		bt->redo = k->unit;
-		return NULL;
-	}
-	if (!mem_fill(c, lo, k->fill_write))
-		return NULL;
-	return (k->write ? e->wtag : e->rtag) == tlb_tag(&c->tlb, lo) ? k->retry : NULL;
+	return c->bt.vec_was ? BT_STEP_ON_VEC : BT_STEP_ON;
 }
 
 void bt_rest(struct cpu *c, const struct bt_check *k)

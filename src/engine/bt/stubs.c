@@ -30,6 +30,73 @@ static void fill(struct emit *e)
 			e_load(e, host_reg_of(g), GPR_OFF(g));
 }
 
+/* --- vector registers ---------------------------------------------------------------------- */
+
+/* Between register n and its place in struct cpu; op: 0x11 stores, 0x10 loads. */
+static void vec_move(struct bt *bt, unsigned n, uint8_t op)
+{
+	struct emit *e = &bt->e;
+
+	e8(e, 0x65);
+	if (bt->isa.avx)
+		e_code(e, 0xc5, n < 8 ? 0xfc : 0x7c); /* vmovups ymm */
+	else
+		e_code(e, 0x40 | (n >> 3) << 2, 0x0f); /* movups xmm */
+	e_code(e, op, 0x04 | (n & 7) << 3, 0x25);
+	e32(e, CPU_OFF(vec.ymm) + 32 * n);
+}
+
+/* reg: 2 loads MXCSR, 3 stores it. */
+static void vec_mxcsr(struct emit *e, unsigned reg, size_t off)
+{
+	e_code(e, 0x65, 0x0f, 0xae, 0x04 | reg << 3, 0x25);
+	e32(e, off);
+}
+
+/* Called with RAX free. Leaves the level that was there in vec_was. */
+static void emit_vec_save(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	bt->vec_save = e->p;
+	for (unsigned n = 0; n < 16; n++)
+		vec_move(bt, n, 0x11);
+	vec_mxcsr(e, 3, CPU_OFF(vec.mxcsr));
+	vec_mxcsr(e, 2, CPU_OFF(bt.host_mxcsr));
+	if (bt->isa.avx)
+		e_code(e, 0xc5, 0xf8, 0x77); /* vzeroupper: else the monitor's SSE code pays */
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
+	e_code(e, 0x31, 0xc0); /* xor eax, eax */
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
+	e8(e, 0xc3);
+}
+
+/* Called with RAX free: the level becomes vec_was. */
+static void emit_vec_load(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	bt->vec_load = e->p;
+	vec_mxcsr(e, 2, CPU_OFF(vec.mxcsr));
+	for (unsigned n = 0; n < 16; n++)
+		vec_move(bt, n, 0x10);
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
+	e8(e, 0xc3);
+}
+
+/* Before C code that may use vector registers: saves the guest's if they are in the host's. */
+static void save_vectors(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
+	e_code(e, 0x85, 0xc0, 0x74, 0x05); /* test eax, eax; jz over the call */
+	e_call_to(e, bt->vec_save);
+}
+
 static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 
 /*
@@ -68,6 +135,7 @@ static void emit_leave(struct bt *bt)
 {
 	bt->leave = bt->e.p;
 	spill(&bt->e);
+	save_vectors(bt);
 	emit_return(&bt->e);
 }
 
@@ -98,10 +166,13 @@ static void emit_step(struct bt *bt)
 
 	bt->step = e->p;
 	spill(e);
+	save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH0);
 	call_c(e, bt_step);
-	e_code(e, 0x84, 0xc0); /* test al, al */
-	leave = e_jcc(e, CC_E);
+	e_code(e, 0x83, 0xf8, BT_STEP_ON); /* cmp eax, imm8 */
+	leave = e_jcc(e, CC_B);
+	e_code(e, 0x74, 0x05); /* je over the call */
+	e_call_to(e, bt->vec_load);
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
@@ -123,6 +194,31 @@ static void emit_miss(struct bt *bt)
 	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
+	fill(e);
+	e_jmp_reg(e, SCRATCH1);
+	e_patch_here(e, rest);
+	save_vectors(bt);
+	e_load(e, H_RSI, CPU_OFF(bt.check));
+	call_c(e, bt_rest);
+	emit_return(e);
+}
+
+/* Jumped to with the struct bt_check in SCRATCH1: loads the vector registers if that is allowed. */
+static void emit_vec_enter(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+	uint8_t *rest;
+
+	bt->vec_enter = e->p;
+	spill(e);
+	save_vectors(bt);
+	e_store(e, SCRATCH1, CPU_OFF(bt.check));
+	e_mov_rr(e, H_RSI, SCRATCH1);
+	call_c(e, bt_vec_enter);
+	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
+	rest = e_jcc(e, CC_E);
+	e_mov_rr(e, SCRATCH1, H_RAX);
+	e_call_to(e, bt->vec_load);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
@@ -192,6 +288,8 @@ static void emit_ret_miss(struct bt *bt)
 
 void bt_emit_stubs(struct bt *bt)
 {
+	emit_vec_save(bt);
+	emit_vec_load(bt);
 	emit_leave(bt);
 	emit_chain(bt);
 	emit_lookup(bt);
@@ -199,4 +297,5 @@ void bt_emit_stubs(struct bt *bt)
 	emit_enter(bt);
 	emit_step(bt);
 	emit_miss(bt);
+	emit_vec_enter(bt);
 }

@@ -128,6 +128,8 @@ static void emit_body(struct tr *t)
 	for (unsigned n = 0; n < t->n; n++) {
 		struct tr_insn *in = &t->in[n];
 
+		if (t->vec_level && t->vec_at == n)
+			tr_emit_vec_check(t, in);
 		tr_checks(t, in);
 		if (in->emit)
 			in->emit(t, in);
@@ -149,6 +151,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
 	t->nslow = t->nexits = t->nfar = t->next_group = 0;
 	t->addend = NO_GROUP;
+	t->vec_level = 0;
 	t->polls = t->failed = false;
 }
 
@@ -165,6 +168,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 	tr_plan(t);
 	tr_flags(t);
 	tr_groups(t);
+	if (t->vec_level)
+		tr_place_vec_check(t);
 	npolls = emit_poll(t, poll);
 	emit_body(t);
 	t->e = &bt->cold;

@@ -27,27 +27,31 @@ _Static_assert(UNIT_MAX_INSNS >= BLOCK_MAX_INSNS, "one block always fits");
 struct tr;
 struct tr_insn;
 
-/* A register operand that is spelled out in the encoding. */
+/* A register operand that is spelled out in the encoding; vector registers keep their number. */
 struct reg_operand {
 	uint8_t guest, host;
 	bool present, high8, in_memory;
 	bool read, write; /* the register's old value matters; it changes */
 };
 
+/* Where an encoding may name a register. */
+enum shape_place { AT_REG, AT_RM, AT_OPCODE, AT_VVVV, SHAPE_PLACES };
+
 /* Where the encoding names registers and memory. */
 struct shape {
-	struct reg_operand reg, rm, opc; /* ModRM.reg, ModRM.rm, low bits of the opcode */
-	uint8_t prefixes;		 /* bytes before REX or opcode */
-	uint8_t opcode;			 /* first opcode byte */
-	bool low8; /* an 8-bit operand whose host register needs a REX prefix to be named */
-	bool mem;  /* acc[0] is the ModRM.rm operand */
+	struct reg_operand reg[SHAPE_PLACES];
+	uint8_t prefixes; /* bytes before REX, VEX or opcode */
+	uint8_t opcode;	  /* first opcode byte */
+	bool low8;	  /* an 8-bit operand whose host register needs a REX prefix to be named */
+	bool mem;	  /* acc[0] is the ModRM.rm operand */
 };
 
 /* One access to guest memory by an address that is known when its instruction starts. */
 struct tr_access {
 	const ZydisDecodedOperandMem *m;
 	uint8_t len;
-	bool read, write;
+	uint8_t align; /* the address must be a multiple of it; 0: any */
+	bool write;
 	uint16_t group;
 };
 
@@ -78,6 +82,8 @@ struct tr_group {
 	uint8_t scale, seg;
 	int64_t lo, hi; /* range of bytes, relative to the values; hi is the last byte */
 	bool write;
+	uint8_t align;	 /* the address at align_at must be a multiple of it; 0: any */
+	int64_t align_at; /* relative to the values */
 	uint16_t check_at;	       /* instruction before which the check stands */
 	uint16_t first, last;	       /* instructions that access */
 	const struct tr_access *check; /* the access by whose registers the check computes */
@@ -86,7 +92,7 @@ struct tr_group {
 	bool kept;		       /* there */
 };
 
-/* A check's way out of line. */
+/* A check's way out of line; g is NULL for that of the vector registers. */
 struct tr_slow {
 	uint8_t *from;	      /* displacement of the jump to here */
 	const uint8_t *retry; /* start of the check */
@@ -117,7 +123,7 @@ struct tr {
 	struct tr_insn in[UNIT_MAX_INSNS];
 	struct tr_group group[MAX_GROUPS];
 	unsigned ngroups;
-	struct tr_slow slow[MAX_GROUPS];
+	struct tr_slow slow[MAX_GROUPS + 1];
 	unsigned nslow;
 	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;
@@ -128,6 +134,8 @@ struct tr {
 	unsigned ctx;	     /* enum tlb_ctx */
 	bool upper;	     /* the code is in the upper half of addresses */
 	bool any_half;	     /* data may be in the other half */
+	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are none */
+	unsigned vec_at;    /* instruction before which that is checked */
 	bool polls;	     /* the unit may be part of a cycle */
 	bool failed;
 	uint8_t *entry;		/* host code of the unit */
@@ -154,9 +162,18 @@ void tr_plan(struct tr *t);
 /* A conditional or unconditional near jump to a constant distance. */
 bool tr_is_jcc(const struct tr_insn *in);
 bool tr_is_jump(const struct tr_insn *in);
-/* native.c, control.c: fill in emit, shape, acc if they know the instruction. */
+/* native.c, control.c, vector.c: fill in emit, shape, acc if they know the instruction. */
 bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);
+bool tr_plan_vector(struct tr *t, struct tr_insn *in);
+/* vector.c: chooses vec_at; the check itself. */
+void tr_place_vec_check(struct tr *t);
+void tr_emit_vec_check(struct tr *t, struct tr_insn *at);
+
+/* rewrite.c: finds acc[0] and the register operands; false: not of a form that can be rewritten. */
+bool tr_shape(struct tr_insn *in);
+/* Emits the instruction as itself, with registers renamed and the memory operand replaced. */
+void tr_rewrite(struct tr *t, struct tr_insn *in);
 
 /* flags.c: fills in live_in and live_out of every instruction. */
 void tr_flags(struct tr *t);
