@@ -79,8 +79,6 @@ void mem_write(struct cpu *cpu, gva_t gva, const void *buf, unsigned len);
 /* Raises the fault that a store to [gva, gva + len) would, and stores nothing. */
 void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len);
 
-bool mem_fill(struct cpu *cpu, gva_t gva, bool write);
-
 /* Implicit supervisor accesses (descriptor tables, TSS), whatever the CPL; cpu->cur must be set. */
 uint64_t mem_sys_read(struct cpu *cpu, gva_t gva, unsigned len);
 void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);

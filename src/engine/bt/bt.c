@@ -119,23 +119,6 @@ void *bt_meta_alloc(struct bt *bt, size_t size)
 	return p;
 }
 
-static void finish(struct bt *bt)
-{
-	if (bt->counted)
-		bt->cpu->stats->instructions += bt->slice - bt->cpu->bt.left;
-	bt->running = false;
-}
-
-/* Compiled code branched to a non-canonical address: the branch is undone, its handler faults. */
-static void refault(struct bt *bt, struct bt_site *branch)
-{
-	struct cpu *c = bt->cpu;
-
-	c->gpr[RSP] += branch->undo_rsp;
-	c->gpr[REG_PC] = c->bt.page + branch->block_off;
-	branch->slot[0].exec(c, &branch->slot[0]);
-}
-
 /* The unit is compiled again, and whoever comes by the old code is sent to the new. */
 static void redo(struct bt *bt)
 {
@@ -146,6 +129,25 @@ static void redo(struct bt *bt)
 	at.end = at.p + 5;
 	if (bt_translate(bt, unit))
 		e_jmp_to(&at, (uint8_t *)unit->native - bt->e.to_exec);
+}
+
+static void finish(struct bt *bt)
+{
+	if (bt->counted)
+		bt->cpu->stats->instructions += bt->slice - bt->cpu->bt.left;
+	bt->running = false;
+	if (unlikely(bt->redo))
+		redo(bt);
+}
+
+/* Compiled code branched to a non-canonical address: the branch is undone, its handler faults. */
+static void refault(struct bt *bt, struct bt_site *branch)
+{
+	struct cpu *c = bt->cpu;
+
+	c->gpr[RSP] += branch->undo_rsp;
+	c->gpr[REG_PC] = c->bt.page + branch->block_off;
+	branch->slot[0].exec(c, &branch->slot[0]);
 }
 
 void bt_unkick(struct bt *bt)
@@ -176,8 +178,6 @@ void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 	bt->running = true;
 	enter(b->native);
 	finish(bt);
-	if (unlikely(bt->redo))
-		redo(bt);
 	/* A handler set rip itself, and raised what there was to raise. */
 	if (bt->in_cpu)
 		return;

@@ -19,6 +19,7 @@ static bool left_out(const struct tr_insn *in)
 	case ZYDIS_MNEMONIC_VMASKMOVPS:
 	case ZYDIS_MNEMONIC_VPMASKMOVD:
 	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+	case ZYDIS_MNEMONIC_FISTTP: /* x87, for all its feature bit */
 	case ZYDIS_MNEMONIC_LDMXCSR:
 	case ZYDIS_MNEMONIC_VLDMXCSR: return true;
 	default: return in->zi.meta.category == ZYDIS_CATEGORY_AVX2GATHER;
@@ -103,6 +104,8 @@ void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 		.from = e_jcc(e, CC_B), .retry = retry, .at = at, .flags_saved = live};
 	if (live)
 		emit_restore_flags(e);
+	/* Out of line SCRATCH1 is used. */
+	t->addend = NO_GROUP;
 }
 
 bool tr_plan_vector(struct tr *t, struct tr_insn *in)
