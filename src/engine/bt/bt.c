@@ -57,6 +57,7 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->hot = cfg->hot;
 	bt->counted = cfg->counted;
 	bt->single = cfg->single;
+	if (getenv("NV_BT_LOG")) bt->log = fopen(getenv("NV_BT_LOG"), "w");
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
 	host_isa_probe(&bt->isa);

@@ -2,6 +2,8 @@
 #ifndef ENGINE_BT_BT_INT_H
 #define ENGINE_BT_BT_INT_H
 
+#include <stdio.h>
+
 #include "src/engine/bt/bt.h"
 #include "src/engine/bt/emit.h"
 #include "src/x86/hostisa.h"
@@ -83,6 +85,7 @@ struct bt {
 	ZydisDecoder decoder;
 	struct host_isa isa;
 	uint32_t hot;	/* how often a block was interpreted that is worth following */
+	FILE *log;	/* gets every unit's guest and host code; may be NULL */
 	uint32_t slice; /* instructions granted to this run */
 	bool single;	/* compiled code returns after each unit of one block */
 	bool counted;	/* compiled code counts instructions, and stops after a slice */

@@ -1,6 +1,7 @@
 /* One unit from its first block to host code. */
 #include "src/engine/bt/translate.h"
 
+#include "src/engine/bt/dump.h"
 #include "src/engine/interp/ops.h"
 
 static OP(op_bt_next)
@@ -128,6 +129,7 @@ static void emit_body(struct tr *t)
 	for (unsigned n = 0; n < t->n; n++) {
 		struct tr_insn *in = &t->in[n];
 
+		in->host = t->e->p;
 		if (t->vec_level && t->vec_at == n)
 			tr_emit_vec_check(t, in);
 		tr_checks(t, in);
@@ -152,7 +154,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->nslow = t->nexits = t->nfar = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->vec_level = 0;
-	t->polls = t->failed = false;
+	t->polls = t->failed = t->rax_busy = false;
 }
 
 bool bt_translate(struct bt *bt, struct block *b)
@@ -185,6 +187,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 		return false;
 	}
 	b->native = e_exec(&bt->e, t->entry);
+	if (bt->log)
+		bt_dump_unit(bt->log, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
 	return true;
 }

@@ -74,6 +74,13 @@ struct tr_insn {
 	uint32_t live_in;  /* flags whose value before the instruction matters */
 	uint32_t live_out; /* ... and behind it */
 	uint16_t off;	   /* in the page */
+	uint8_t *host;	   /* its host code */
+};
+
+/* What is known of a register: a numbered value plus a constant. */
+struct tr_value {
+	uint32_t root;
+	int64_t delta;
 };
 
 /* Accesses relative to one base, checked together: see groups.c. */
@@ -87,7 +94,8 @@ struct tr_group {
 	uint16_t check_at;	       /* instruction before which the check stands */
 	uint16_t first, last;	       /* instructions that access */
 	const struct tr_access *check; /* the access by whose registers the check computes */
-	int64_t check_disp;	       /* its displacement, relative to the values */
+	int64_t check_disp; /* its displacement, relative to the values */
+	int64_t check_by;   /* by how much its address is larger there than at the check */
 	uint8_t slot;		       /* where the addend is kept: index in cpu->bt.addend */
 	bool kept;		       /* there */
 };
@@ -95,7 +103,7 @@ struct tr_group {
 /* A check's way out of line; g is NULL for that of the vector registers. */
 struct tr_slow {
 	uint8_t *from;	      /* displacement of the jump to here */
-	const uint8_t *retry; /* start of the check */
+	uint8_t *retry;	      /* start of the check */
 	const struct tr_group *g;
 	const struct tr_insn *at;
 	bool flags_saved;
@@ -129,6 +137,7 @@ struct tr {
 	unsigned nexits;
 	struct tr_far far[UNIT_MAX_BLOCKS];
 	unsigned nfar;
+	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
 	unsigned next_group; /* whose check is to be emitted next */
 	unsigned addend;     /* the group whose addend is in SCRATCH1, or NO_GROUP */
 	unsigned ctx;	     /* enum tlb_ctx */
@@ -137,6 +146,7 @@ struct tr {
 	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are none */
 	unsigned vec_at;    /* instruction before which that is checked */
 	bool polls;	     /* the unit may be part of a cycle */
+	bool rax_busy;	     /* host RAX holds flags, guest RAX is in cpu->bt.rax */
 	bool failed;
 	uint8_t *entry;		/* host code of the unit */
 	struct bt_site no_site; /* stand for what there was no room for; failed is set */

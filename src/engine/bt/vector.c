@@ -92,7 +92,7 @@ void tr_place_vec_check(struct tr *t)
 void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 {
 	struct emit *e = t->e;
-	const uint8_t *retry = e->p;
+	uint8_t *retry = e->p;
 	bool live = at->live_in;
 
 	if (live)
