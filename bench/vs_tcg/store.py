@@ -12,8 +12,9 @@ class Store:
     it was measured with; figures with another key than this run's are as if they were not there.
     """
 
-    def __init__(self, path, key):
-        self.path, self.key = path, key
+    def __init__(self, path, key, best=False):
+        """best: what stands for the figures of a run is their least, not their median."""
+        self.path, self.key, self.typical = path, key, min if best else statistics.median
         self.run = time.strftime("%Y-%m-%dT%H:%M:%S")
         self.figures = []
         if os.path.exists(path):
@@ -40,18 +41,19 @@ class Store:
         """The figures are there, but of an earlier run."""
         return bool(self.latest(row, engine)) and not self.measured(row, engine)
 
-    def median(self, row, engine):
+    def value(self, row, engine):
+        """What stands for the figures, or None."""
         values = [f["value"] for f in self.latest(row, engine)]
-        return statistics.median(values) if values else None
+        return self.typical(values) if values else None
 
     def spread(self, row, engine):
-        """The distance of the extremes, as a part of the median."""
+        """The distance of the extremes, as a part of the value."""
         values = [f["value"] for f in self.latest(row, engine)]
-        return (max(values) - min(values)) / statistics.median(values) if values else None
+        return (max(values) - min(values)) / self.typical(values) if values else None
 
     def ratio(self, row, above, below):
-        """The median of one engine over that of another, or None."""
-        a, b = self.median(row, above), self.median(row, below)
+        """The value of one engine over that of another, or None."""
+        a, b = self.value(row, above), self.value(row, below)
         return a / b if a and b else None
 
     def checksums(self, row):
