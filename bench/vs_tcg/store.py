@@ -5,6 +5,8 @@ import os
 import statistics
 import time
 
+from rows import BY_NAME
+
 
 class Store:
     """
@@ -13,8 +15,8 @@ class Store:
     """
 
     def __init__(self, path, key, best=False):
-        """best: what stands for the figures of a run is their least, not their median."""
-        self.path, self.key, self.typical = path, key, min if best else statistics.median
+        """best: what stands for the figures of a run is the best of them, not their median."""
+        self.path, self.key, self.best = path, key, best
         self.run = time.strftime("%Y-%m-%dT%H:%M:%S")
         self.figures = []
         if os.path.exists(path):
@@ -44,12 +46,16 @@ class Store:
     def value(self, row, engine):
         """What stands for the figures, or None."""
         values = [f["value"] for f in self.latest(row, engine)]
-        return self.typical(values) if values else None
+        if not values:
+            return None
+        if not self.best:
+            return statistics.median(values)
+        return max(values) if BY_NAME[row].unit == "times" else min(values)
 
     def spread(self, row, engine):
-        """The distance of the extremes, as a part of the value."""
+        """The distance of the extremes, as a part of the median."""
         values = [f["value"] for f in self.latest(row, engine)]
-        return (max(values) - min(values)) / self.typical(values) if values else None
+        return (max(values) - min(values)) / statistics.median(values) if values else None
 
     def ratio(self, row, above, below):
         """The value of one engine over that of another, or None."""
