@@ -19,9 +19,11 @@ QUIET = 0.1  # what others may use of the host before a report warns
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        prog="vs_tcg.sh", description="Compares guest time with native time and with QEMU's TCG.")
-    parser.add_argument("--rows", help="only these, with commas between: "
-                        + ", ".join(row.name for row in ROWS))
+        prog="vs_tcg.sh", description="Compares guest time with native time and with QEMU's TCG.",
+        epilog="rows, and what is timed:\n" + "\n".join(
+            f"  {row.name:18} {row.what}" for row in ROWS),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", help="only these, with commas between")
     parser.add_argument("--only", help="measure only these, with commas between: native, tcg, and"
                         " bt or what --engine says; the others' figures are from earlier runs")
     parser.add_argument("--engine", default="bt", help="numavisor's engine (bt)")
