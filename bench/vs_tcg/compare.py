@@ -26,6 +26,8 @@ def parse_arguments():
     parser.add_argument("--rows", help="only these, with commas between")
     parser.add_argument("--only", help="measure only these, with commas between: native, tcg, and"
                         " bt or what --engine says; the others' figures are from earlier runs")
+    parser.add_argument("--report", action="store_true", help="measure nothing: report earlier"
+                        " figures")
     parser.add_argument("--engine", default="bt", help="numavisor's engine (bt)")
     parser.add_argument("--reps", type=int, default=5, help="measure so often (5)")
     parser.add_argument("--best", action="store_true", help="take the best of the repetitions"
@@ -46,6 +48,8 @@ def parse_arguments():
         parser.error(f"--only: not {', '.join(unknown)}")
     if args.reps < 1 or args.ms < 1:
         parser.error("--reps and --ms take positive numbers")
+    if args.report:
+        args.only = []
     return args
 
 
@@ -154,8 +158,10 @@ def main():
     verdicts = report.verdicts()
 
     print(report.table())
-    print(f"meanwhile other work used {others * 100:.0f} % of the host's processors"
-          f"{'; measure on a quiet machine' if others > QUIET else ''}", end="\n\n")
+    if args.only:
+        print(f"meanwhile other work used {others * 100:.0f} % of the host's processors"
+              f"{'; measure on a quiet machine' if others > QUIET else ''}")
+    print()
     for verdict in verdicts:
         print(f"{'PASS' if verdict.passed else 'MISS'}  {verdict.what}")
     report.write_summary(setup.path("summary.jsonl"))

@@ -62,8 +62,9 @@ class Report:
             old = old or any("*" in cell for cell in cells)
             lines.append(self._line(cells))
         mean = [self.geomean(*pair) for pair in ((ours, NATIVE), (TCG, NATIVE), (TCG, ours))]
-        cells = ["-" if m is None else f"{m:.2f} " for m in mean]
-        lines += ["geometric mean", self._line([INTEGER, "", "", "", *cells, ""])]
+        if any(mean):
+            cells = ["-" if m is None else f"{m:.2f} " for m in mean]
+            lines += ["geometric mean", self._line([INTEGER, "", "", "", *cells, ""])]
         if old:
             lines.append("* from an earlier run")
         return "\n".join([self._line(head), *lines])
