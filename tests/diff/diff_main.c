@@ -25,7 +25,7 @@ struct run {
 	struct gen_options gen;
 	uint64_t seed, count;
 	bool keep_going, verbose, bt;
-	uint8_t code[CODE_SIZE];
+	struct diff_image image;
 	uint16_t offset[SEQ_MAX + 1];
 	struct diff_result native, interp;
 };
@@ -40,7 +40,7 @@ static void print_sequence(const struct run *r, const struct sequence *s)
 	ZydisDisassembledInstruction d;
 
 	for (unsigned n = 0; n < s->count; n++) {
-		const uint8_t *p = r->code + r->offset[n];
+		const uint8_t *p = r->image.code + r->offset[n];
 
 		if (s->dropped[n])
 			continue;
@@ -72,13 +72,19 @@ static unsigned stopped_at(const struct run *r, const struct sequence *s, uint64
 /* True if both sides agree. With report, prints the differences. */
 static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
 {
-	size_t len = gen_layout(s, r->code, r->offset);
+	const struct guest_pace pace = {0};
 	struct compare_options opt;
 	unsigned last;
 	int err;
 
-	native_run(&s->init, r->code, len, &r->native);
-	err = guest_run(r->guest, &s->init, r->code, len, &r->interp);
+	gen_layout(s, &r->image, r->offset);
+	native_load(&r->image);
+	native_memory(&s->init);
+	native_run(&s->init, &r->native);
+	guest_memory(r->guest, &s->init);
+	err = guest_load(r->guest, &r->image);
+	if (!err)
+		err = guest_run(r->guest, &s->init, &pace, &r->interp);
 	if (err) {
 		if (report)
 			fprintf(report, "  the interpreter did not stop as it should\n");
@@ -120,7 +126,7 @@ static void report_full(struct run *r, struct sequence *s, uint64_t seed)
 	printf("difference at --seed %lu --count 1 --len %u%s%s%s%s, shrunk to:\n", seed,
 	       r->gen.len, r->gen.compat ? " --compat" : "", r->bt ? " --bt" : "",
 	       r->gen.only ? " --only " : "", r->gen.only ? r->gen.only : "");
-	gen_layout(s, r->code, r->offset);
+	gen_layout(s, &r->image, r->offset);
 	print_sequence(r, s);
 	printf("initial state:\n");
 	print_state(&s->init);
@@ -134,7 +140,7 @@ static void report_line(struct run *r, struct sequence *s, uint64_t seed)
 {
 	ZydisDisassembledInstruction d;
 
-	gen_layout(s, r->code, r->offset);
+	gen_layout(s, &r->image, r->offset);
 	printf("%lu:", seed);
 	for (unsigned n = 0; n < s->count; n++) {
 		if (s->dropped[n])
@@ -155,7 +161,7 @@ static bool run_all(struct run *r)
 	for (uint64_t n = 0; n < r->count; n++) {
 		gen_sequence(&s, r->seed + n, &r->gen);
 		if (r->verbose) {
-			gen_layout(&s, r->code, r->offset);
+			gen_layout(&s, &r->image, r->offset);
 			printf("seed %lu\n", r->seed + n);
 			print_sequence(r, &s);
 			print_state(&s.init);
@@ -228,12 +234,12 @@ int main(int argc, char **argv)
 			SEQ_MAX);
 		return 2;
 	}
-	err = native_init();
+	err = native_init(r.gen.compat, false);
 	if (err) {
 		fprintf(stderr, "diff_run: cannot run here: %s\n", strerror(-err));
 		return err == -ENOTSUP ? EXIT_SKIP : 3;
 	}
-	err = guest_create(&r.guest, r.bt);
+	err = guest_create(&r.guest, &(struct guest_options){.translate = r.bt});
 	if (err) {
 		fprintf(stderr, "diff_run: %s\n", strerror(-err));
 		return 3;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -29,15 +30,22 @@ struct native_regs {
 _Static_assert(offsetof(struct native_regs, gpr) == 1024, "native_enter.S");
 _Static_assert(offsetof(struct native_regs, rflags) == 1024 + 136, "native_enter.S");
 
+/* Where native_enter() jumps to, as a far pointer. */
+extern struct {
+	uint32_t offset;
+	uint16_t selector;
+} __attribute__((packed)) native_target;
+
 _Noreturn void native_enter(const struct native_regs *regs, bool compat);
 
 /* A signal handler has no argument of ours: the process's one native side. */
 static struct native_side {
-	uint8_t *code; /* writable alias */
+	uint8_t *code, *table; /* writable aliases */
 	uint8_t stack[65536];
 	struct native_regs regs;
 	struct diff_result *res;
 	sigjmp_buf back;
+	uint64_t runs, runs_at_tick;
 } side;
 
 static const int gpr_order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
@@ -84,6 +92,16 @@ static void on_signal(int sig, siginfo_t *info, void *arg)
 	siglongjmp(side.back, 1);
 }
 
+/* A tick of the watch: the second one in the same run ends it. */
+static void on_tick(int sig)
+{
+	if (side.res && side.runs_at_tick == side.runs) {
+		side.res->vector = VECTOR_ENDLESS;
+		siglongjmp(side.back, 1);
+	}
+	side.runs_at_tick = side.runs;
+}
+
 /* A sanitizer's shadow memory is at addresses that the code under test must find unmapped. */
 static bool sanitized(void)
 {
@@ -105,6 +123,15 @@ static bool host_has_avx(void)
 	return (lo & 7) == 7;
 }
 
+/* Kernels can be built or started without 32-bit user code: its segment is absent or unusable. */
+static bool host_has_compat(void)
+{
+	uint32_t rights = 0;
+
+	__asm__("lar %1, %0" : "+r"(rights) : "r"(USER_CS32));
+	return rights & 1u << 15;
+}
+
 static int map_at(uint64_t addr, size_t size, int prot, int flags, int fd)
 {
 	void *p = mmap((void *)addr, size, prot, flags | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);
@@ -112,35 +139,46 @@ static int map_at(uint64_t addr, size_t size, int prot, int flags, int fd)
 	return p == (void *)addr ? 0 : -ENOMEM;
 }
 
-static int map_all(void)
+/* Memory that the code under test has by prot at addr, and we may write at *alias. */
+static int map_twice(uint64_t addr, size_t size, int prot, uint8_t **alias)
 {
-	int fd = memfd_create("diff-code", MFD_CLOEXEC), err;
+	int fd = memfd_create("diff", MFD_CLOEXEC), err;
 
-	if (fd < 0 || ftruncate(fd, CODE_SIZE))
+	if (fd < 0 || ftruncate(fd, size))
 		return -errno;
-	side.code = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (side.code == MAP_FAILED)
-		return -errno;
-	err = map_at(CODE_BASE, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
+	*alias = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	err = *alias == MAP_FAILED ? -errno : map_at(addr, size, prot, MAP_SHARED, fd);
 	close(fd);
-	if (!err)
-		err = map_at(DATA_BASE, DATA_SIZE, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	if (!err)
-		err = map_at(RO_BASE, RO_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	return err;
 }
 
-int native_init(void)
+static int map_all(bool code_writable)
+{
+	const int own = MAP_PRIVATE | MAP_ANONYMOUS, rw = PROT_READ | PROT_WRITE;
+	int err = map_twice(CODE_BASE, CODE_SIZE,
+			    PROT_READ | PROT_EXEC | (code_writable ? PROT_WRITE : 0), &side.code);
+
+	if (!err)
+		err = map_twice(TABLE_BASE, TABLE_SIZE, PROT_READ, &side.table);
+	if (!err)
+		err = map_at(DATA_BASE, DATA_SIZE, rw, own, -1);
+	if (!err)
+		err = map_at(STACK_BASE, STACK_SIZE, rw, own, -1);
+	if (!err)
+		err = map_at(RO_BASE, RO_SIZE, PROT_READ, own, -1);
+	return err;
+}
+
+int native_init(bool compat, bool code_writable)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
 	struct sigaction sa = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
 	stack_t ss = {.ss_sp = side.stack, .ss_size = sizeof(side.stack)};
 	int err;
 
-	if (sanitized() || !host_has_avx())
+	if (sanitized() || !host_has_avx() || (compat && !host_has_compat()))
 		return -ENOTSUP;
-	err = map_all();
+	err = map_all(code_writable);
 	if (err)
 		return err;
 	if (sigaltstack(&ss, NULL))
@@ -152,6 +190,16 @@ int native_init(void)
 	if (syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE))
 		return -errno;
 	return 0;
+}
+
+int native_watch(void)
+{
+	const struct itimerval every = {{0, 100000}, {0, 100000}};
+	struct sigaction sa = {.sa_handler = on_tick, .sa_flags = SA_ONSTACK | SA_RESTART};
+
+	sigfillset(&sa.sa_mask);
+	return sigaction(SIGVTALRM, &sa, NULL) || setitimer(ITIMER_VIRTUAL, &every, NULL) ? -errno
+											  : 0;
 }
 
 static void load_regs(struct native_regs *r, const struct diff_state *init)
@@ -170,16 +218,35 @@ static void load_regs(struct native_regs *r, const struct diff_state *init)
 	r->rflags = init->rflags;
 }
 
-void native_run(const struct diff_state *init, const uint8_t *code, size_t len,
-		struct diff_result *res)
+void native_load(const struct diff_image *image)
 {
-	memcpy(side.code, code, len);
+	memcpy(side.code, image->code, image->len);
+	memcpy(side.table, image->table, TABLE_SIZE);
+}
+
+const uint8_t *native_code(void)
+{
+	return side.code;
+}
+
+void native_memory(const struct diff_state *init)
+{
 	memcpy((void *)DATA_BASE, init->data, DATA_SIZE);
+	memcpy((void *)STACK_BASE, init->stack, STACK_SIZE);
+}
+
+void native_run(const struct diff_state *init, struct diff_result *res)
+{
 	load_regs(&side.regs, init);
-	side.res = res;
+	native_target.offset = init->rip;
+	native_target.selector = init->compat ? USER_CS32 : USER_CS;
 	res->st.compat = init->compat;
-	if (!sigsetjmp(side.back, 1))
+	side.runs++;
+	if (!sigsetjmp(side.back, 1)) {
+		side.res = res;
 		native_enter(&side.regs, init->compat);
+	}
 	side.res = NULL;
 	memcpy(res->st.data, (void *)DATA_BASE, DATA_SIZE);
+	memcpy(res->st.stack, (void *)STACK_BASE, STACK_SIZE);
 }

@@ -3,7 +3,7 @@
  * under test, 64-bit or 32-bit. It does not return: the code ends in a trap, and the signal handler
  * leaves by siglongjmp().
  */
-	.macro load_and_jump target
+	.macro load_and_jump
 	mov	0(%rsp), %rax
 	mov	8(%rsp), %rcx
 	mov	16(%rsp), %rdx
@@ -20,7 +20,7 @@
 	mov	112(%rsp), %r14
 	mov	120(%rsp), %r15
 	mov	32(%rsp), %rsp
-	ljmpl	*\target(%rip)
+	ljmpl	*native_target(%rip)
 	.endm
 
 	.text
@@ -38,23 +38,19 @@ native_enter:
 	mov	%eax, %es
 	pushq	136(%rsp)		/* rflags; below the array is free room */
 	popfq
-	load_and_jump native_target64
+	load_and_jump
 1:	mov	$0x2b, %eax		/* USER_SS: 32-bit code needs data segments */
 	mov	%eax, %ds
 	mov	%eax, %es
 	pushq	136(%rsp)
 	popfq
-	load_and_jump native_target32
+	load_and_jump
 	.size native_enter, . - native_enter
 
-	.section .rodata
+	.bss
 	.balign 8
-native_target64:			/* CODE_BASE, USER_CS */
-	.long	0x10000000
-	.word	0x33
-	.balign 8
-native_target32:			/* CODE_BASE, USER_CS32 */
-	.long	0x10000000
-	.word	0x23
+	.globl native_target
+native_target:				/* offset and selector */
+	.skip	6
 
 	.section .note.GNU-stack, "", @progbits
