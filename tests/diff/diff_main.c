@@ -6,6 +6,8 @@
  *   --compat      32-bit code
  *   --bt          through the binary translator
  *   --only MNEM   this mnemonic only
+ *   --program K   programs of kind K instead: flow, memory, flags, vector, string, smc or mixed;
+ *                 --len is then the number of statements in their main part
  *   --keep-going  report every differing sequence in one line each, and its first instruction
  *   --verbose     print each sequence before it is run
  * Exit status: 0 no difference, 1 difference, 77 this host cannot run the test.
@@ -17,6 +19,7 @@
 
 #include "src/x86/arch.h"
 #include "tests/diff/gen.h"
+#include "tests/diff/prog.h"
 
 #define EXIT_SKIP 77
 
@@ -25,6 +28,7 @@ struct run {
 	struct gen_options gen;
 	uint64_t seed, count;
 	bool keep_going, verbose, bt;
+	enum prog_kind kind; /* PROG_KINDS: no programs */
 	struct diff_image image;
 	uint16_t offset[SEQ_MAX + 1];
 	struct diff_result native, interp;
@@ -188,6 +192,27 @@ static bool run_all(struct run *r)
 	return ok;
 }
 
+static bool run_programs(struct run *r)
+{
+	const struct prog_run cfg = {.gen = {.kind = r->kind, .len = r->gen.len},
+				     .seed = r->seed,
+				     .count = r->count,
+				     .keep_going = r->keep_going,
+				     .verbose = r->verbose,
+				     .bt = r->bt};
+
+	return !native_watch() && prog_run_all(r->guest, &cfg);
+}
+
+static enum prog_kind kind_by_name(const char *name)
+{
+	unsigned k = 0;
+
+	while (k < PROG_KINDS && strcmp(prog_kind_names[k], name))
+		k++;
+	return k;
+}
+
 static int parse(struct run *r, int argc, char **argv)
 {
 	static const struct option opts[] = {
@@ -199,6 +224,7 @@ static int parse(struct run *r, int argc, char **argv)
 		{"compat", no_argument, NULL, '3'},
 		{"bt", no_argument, NULL, 'b'},
 		{"verbose", no_argument, NULL, 'v'},
+		{"program", required_argument, NULL, 'p'},
 		{0},
 	};
 	int o;
@@ -213,6 +239,11 @@ static int parse(struct run *r, int argc, char **argv)
 		case 'b': r->bt = true; break;
 		case '3': r->gen.compat = true; break;
 		case 'v': r->verbose = true; break;
+		case 'p':
+			r->kind = kind_by_name(optarg);
+			if (r->kind == PROG_KINDS)
+				return -EINVAL;
+			break;
 		default: return -EINVAL;
 		}
 	}
@@ -221,7 +252,8 @@ static int parse(struct run *r, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	static struct run r = {.seed = 1, .count = 20000, .gen.len = 8};
+	static struct run r = {.seed = 1, .count = 20000, .gen.len = 8, .kind = PROG_KINDS};
+	struct guest_options opt;
 	bool ok;
 	int err;
 
@@ -234,17 +266,19 @@ int main(int argc, char **argv)
 			SEQ_MAX);
 		return 2;
 	}
-	err = native_init(r.gen.compat, false);
+	opt = (struct guest_options){.translate = r.bt,
+				     .code_writable = r.kind == PROG_SMC || r.kind == PROG_MIXED};
+	err = native_init(r.gen.compat, opt.code_writable);
 	if (err) {
 		fprintf(stderr, "diff_run: cannot run here: %s\n", strerror(-err));
 		return err == -ENOTSUP ? EXIT_SKIP : 3;
 	}
-	err = guest_create(&r.guest, &(struct guest_options){.translate = r.bt});
+	err = guest_create(&r.guest, &opt);
 	if (err) {
 		fprintf(stderr, "diff_run: %s\n", strerror(-err));
 		return 3;
 	}
-	ok = run_all(&r);
+	ok = r.kind == PROG_KINDS ? run_all(&r) : run_programs(&r);
 	guest_destroy(r.guest);
 	return ok ? 0 : 1;
 }
