@@ -194,12 +194,13 @@ static bool run_all(struct run *r)
 
 static bool run_programs(struct run *r)
 {
-	const struct prog_run cfg = {.gen = {.kind = r->kind, .len = r->gen.len},
-				     .seed = r->seed,
-				     .count = r->count,
-				     .keep_going = r->keep_going,
-				     .verbose = r->verbose,
-				     .bt = r->bt};
+	const struct prog_run cfg = {
+		.gen = {.kind = r->kind, .len = r->gen.len, .patch_readers = !r->bt},
+		.seed = r->seed,
+		.count = r->count,
+		.keep_going = r->keep_going,
+		.verbose = r->verbose,
+		.bt = r->bt};
 
 	return !native_watch() && prog_run_all(r->guest, &cfg);
 }

@@ -77,6 +77,11 @@ struct program {
 struct prog_options {
 	enum prog_kind kind;
 	unsigned len; /* about how many statements in the main part */
+	/*
+	 * A store may change which flags an instruction reads. Not on the translator, which lets go
+	 * of flags that the code as it is does not read: docs/bt.md.
+	 */
+	bool patch_readers;
 };
 
 /* --- prog.c --------------------------------------------------------------------------------- */

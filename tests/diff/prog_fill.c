@@ -13,11 +13,35 @@ static bool reserved(const struct prog_gen *g, ZydisRegister r)
 	}
 }
 
+/* What would mostly make programs short. */
+static bool always_faults(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->meta.category) {
+	case ZYDIS_CATEGORY_IO:
+	case ZYDIS_CATEGORY_IOSTRINGOP:
+	case ZYDIS_CATEGORY_SYSTEM: return true;
+	default: break;
+	}
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_UD0:
+	case ZYDIS_MNEMONIC_UD1:
+	case ZYDIS_MNEMONIC_UD2:
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_RSM: return true;
+	default:
+		return (zi->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) ||
+		       (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xfc) == 0xa0);
+	}
+}
+
 /* Whether the stack, registers with a purpose and the flow of control stay as they are. */
-static bool survivable(const struct prog_gen *g, const ZydisDecodedInstruction *zi,
+static bool survivable(struct prog_gen *g, const ZydisDecodedInstruction *zi,
 		       const ZydisDecodedOperand *op)
 {
 	if (zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || zi->mnemonic == ZYDIS_MNEMONIC_INT3)
+		return false;
+	if (always_faults(zi) && !rng_chance(&g->r, 3))
 		return false;
 	for (unsigned n = 0; n < zi->operand_count; n++) {
 		bool writes = op[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;

@@ -58,15 +58,15 @@ static void loop(struct prog_gen *g)
 	body(g, 3);
 	prog_settle(g);
 	prog_begin(g);
+	guard = prog_guard(g);
 	if (rng_chance(&g->r, 30)) {
-		INS(g, SUB, R64(FUEL), op_i(1));
+		INS(g, TEST, R64(FUEL), R64(FUEL));
 		prog_jcc(g, 0xf, head); /* greater */
 	} else {
 		/* Flags live across the way back. */
-		guard = prog_guard(g);
 		prog_jcc(g, rng_below(&g->r, 16), head);
-		prog_guard_end(g, guard);
 	}
+	prog_guard_end(g, guard);
 	prog_end(g);
 }
 

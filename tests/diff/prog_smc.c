@@ -1,8 +1,21 @@
 /* Code that stores to itself: to operands and opcodes ahead, behind and next door. */
 #include "tests/diff/prog_gen.h"
 
-/* Of binary operations on two registers; all leave the same flags defined but AF. */
-static const uint8_t opcodes[] = {0x01, 0x11, 0x19, 0x29, 0x31, 0x39, 0x21, 0x09};
+#define CC_L 0xc
+
+/* Of binary operations on two registers; all leave the same flags defined but AF. ADC, SBB last. */
+static const uint8_t opcodes[] = {0x01, 0x29, 0x31, 0x39, 0x21, 0x09, 0x11, 0x19};
+
+static uint8_t opcode(struct prog_gen *g)
+{
+	return opcodes[rng_below(&g->r, sizeof(opcodes) - (g->opt->patch_readers ? 0 : 2))];
+}
+
+/* Of a conditional jump, or of its opposite. */
+static uint8_t jump_opcode(struct prog_gen *g)
+{
+	return 0x70 | (g->opt->patch_readers ? rng_below(&g->r, 16) : rng_below(&g->r, 2) | CC_L);
+}
 
 /* mov r32, imm32 whose immediate is to be stored to. */
 static void immediate(struct prog_gen *g, uint16_t label)
@@ -15,8 +28,7 @@ static void immediate(struct prog_gen *g, uint16_t label)
 
 static void operation(struct prog_gen *g, uint16_t label)
 {
-	uint8_t op[2] = {opcodes[rng_below(&g->r, sizeof(opcodes))], 0xc0 | rng_below(&g->r, 3)
-										     << 3};
+	uint8_t op[2] = {opcode(g), 0xc0 | rng_below(&g->r, 3) << 3};
 	struct prog_item *i;
 
 	op[1] |= rng_below(&g->r, 3);
@@ -34,7 +46,7 @@ static void operation(struct prog_gen *g, uint16_t label)
 /* A short jump over one item, whose condition is to be stored to. */
 static void condition(struct prog_gen *g, uint16_t label)
 {
-	const uint8_t jcc[2] = {0x70 | rng_below(&g->r, 16)};
+	const uint8_t jcc[2] = {jump_opcode(g)};
 	uint16_t over = prog_label(g);
 
 	prog_place(g, label);
@@ -90,8 +102,8 @@ static void store(struct prog_gen *g, unsigned what, uint16_t label)
 {
 	switch (what) {
 	case 0: store_immediate(g, label); break;
-	case 1: store_byte(g, label, opcodes[rng_below(&g->r, sizeof(opcodes))]); break;
-	default: store_byte(g, label, 0x70 | rng_below(&g->r, 16)); break;
+	case 1: store_byte(g, label, opcode(g)); break;
+	default: store_byte(g, label, jump_opcode(g)); break;
 	}
 }
 
