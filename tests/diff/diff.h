@@ -17,9 +17,14 @@
 #define DATA_SIZE (2 * PAGE_SIZE)
 #define RO_BASE	  (DATA_BASE + 3 * PAGE_SIZE)
 #define RO_SIZE	  PAGE_SIZE
-/* Of programs (prog.h): the stack, and read-only tables of branch targets; nothing around them. */
+/*
+ * Of programs (prog.h): the stack, words that nothing stores to by chance (all are RSP's first
+ * value at first), and read-only tables of branch targets; nothing around them.
+ */
 #define STACK_BASE (DATA_BASE + 0x10000)
 #define STACK_SIZE (2 * PAGE_SIZE)
+#define SAVED_BASE (DATA_BASE + 0x18000)
+#define SAVED_SIZE PAGE_SIZE
 #define TABLE_BASE (DATA_BASE + 0x20000)
 #define TABLE_SIZE PAGE_SIZE
 #define GS_BASE	   0x40ul
@@ -73,7 +78,7 @@ int native_watch(void);
 void native_load(const struct diff_image *image);
 /* The code as it is now, CODE_SIZE bytes. */
 const uint8_t *native_code(void);
-/* init's data and stack, to where the code finds them. */
+/* init's data and stack to where the code finds them, and the words that are saved. */
 void native_memory(const struct diff_state *init);
 /* From init's registers, with memory as it is. */
 void native_run(const struct diff_state *init, struct diff_result *res);

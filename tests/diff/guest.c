@@ -29,7 +29,8 @@ enum {
 	DATA = 0x14000,
 	RO = 0x16000,
 	STACK = 0x17000,
-	TABLE = 0x19000,
+	SAVED = 0x19000,
+	TABLE = 0x1a000,
 	RAM_SIZE = 0x20000,
 };
 
@@ -94,6 +95,7 @@ static void build_tables(struct guest *g, bool code_writable)
 	map_pages(g, PT_CODE, CODE_BASE, CODE, CODE_SIZE, code_writable ? user | PTE_D : readable);
 	map_pages(g, PT_DATA, DATA_BASE, DATA, DATA_SIZE, user | PTE_D | PTE_NX);
 	map_pages(g, PT_DATA, STACK_BASE, STACK, STACK_SIZE, user | PTE_D | PTE_NX);
+	map_pages(g, PT_DATA, SAVED_BASE, SAVED, SAVED_SIZE, user | PTE_D | PTE_NX);
 	map_pages(g, PT_DATA, TABLE_BASE, TABLE, TABLE_SIZE, readable | PTE_NX);
 	map_pages(g, PT_DATA, RO_BASE, RO, RO_SIZE, readable | PTE_NX);
 	put64(g, PML4 + 8 * index_at(SYSTEM_VA, 3), PDPT_HIGH | system);
@@ -325,6 +327,8 @@ void guest_memory(struct guest *g, const struct diff_state *init)
 {
 	memcpy(g->ram + DATA, init->data, DATA_SIZE);
 	memcpy(g->ram + STACK, init->stack, STACK_SIZE);
+	for (unsigned n = 0; n < SAVED_SIZE; n += 8)
+		put64(g, SAVED + n, init->gpr[RSP]);
 }
 
 /* What happens between two slices must make no difference. */

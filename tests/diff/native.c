@@ -25,17 +25,13 @@
 struct native_regs {
 	uint8_t xsave[1024] __attribute__((aligned(64)));
 	uint64_t gpr[16];
-	uint64_t rip_unused;
-	uint64_t rflags;
 };
 _Static_assert(offsetof(struct native_regs, gpr) == 1024, "native_enter.S");
-_Static_assert(offsetof(struct native_regs, rflags) == 1024 + 136, "native_enter.S");
 
-/* Where native_enter() jumps to, as a far pointer. */
+/* What native_enter() leaves by. */
 extern struct {
-	uint32_t offset;
-	uint16_t selector;
-} __attribute__((packed)) native_target;
+	uint64_t rip, cs, rflags, rsp, ss;
+} native_frame;
 
 _Noreturn void native_enter(const struct native_regs *regs, bool compat);
 
@@ -168,6 +164,8 @@ static int map_all(bool code_writable)
 	if (!err)
 		err = map_at(STACK_BASE, STACK_SIZE, rw, own, -1);
 	if (!err)
+		err = map_at(SAVED_BASE, SAVED_SIZE, rw, own, -1);
+	if (!err)
 		err = map_at(RO_BASE, RO_SIZE, PROT_READ, own, -1);
 	return err;
 }
@@ -218,7 +216,11 @@ static void load_regs(struct native_regs *r, const struct diff_state *init)
 		memcpy(r->xsave + XSAVE_YMM_HI + 16 * n, init->ymm[n] + 16, 16);
 	}
 	memcpy(r->gpr, init->gpr, sizeof(r->gpr));
-	r->rflags = init->rflags;
+	native_frame.rip = init->rip;
+	native_frame.cs = init->compat ? USER_CS32 : USER_CS;
+	native_frame.rflags = init->rflags;
+	native_frame.rsp = init->gpr[4];
+	native_frame.ss = USER_SS;
 }
 
 void native_load(const struct diff_image *image)
@@ -236,13 +238,13 @@ void native_memory(const struct diff_state *init)
 {
 	memcpy((void *)DATA_BASE, init->data, DATA_SIZE);
 	memcpy((void *)STACK_BASE, init->stack, STACK_SIZE);
+	for (unsigned n = 0; n < SAVED_SIZE; n += 8)
+		memcpy((char *)SAVED_BASE + n, &init->gpr[4], 8);
 }
 
 void native_run(const struct diff_state *init, struct diff_result *res)
 {
 	load_regs(&side.regs, init);
-	native_target.offset = init->rip;
-	native_target.selector = init->compat ? USER_CS32 : USER_CS;
 	res->st.compat = init->compat;
 	side.runs++;
 	if (!sigsetjmp(side.back, 1)) {

@@ -4,11 +4,10 @@
 #define R64(n)	       op_r(ZYDIS_REGISTER_RAX + (n))
 #define RSP_AT(disp)   op_m(ZYDIS_REGISTER_RSP, disp, 8)
 #define ABSOLUTE(addr) op_m(ZYDIS_REGISTER_NONE, addr, 8)
-/* Words below the stack, for what must outlast calls. */
-#define SAVED_RSP(n) (STACK_BASE + 8 * (n))
-#define OTHER_STACK  (STACK_BASE + 0x800)
-#define MAX_DEPTH    3
-#define ROOM	     60 /* items that a statement without others in it may need */
+#define SAVED_RSP(n)   (SAVED_BASE + 8 * (n))
+#define OTHER_STACK    (STACK_BASE + 0x800)
+#define MAX_DEPTH      3
+#define ROOM	       60 /* items that a statement without others in it may need */
 
 static bool room(const struct prog_gen *g)
 {

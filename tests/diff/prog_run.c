@@ -4,7 +4,7 @@
  */
 #include <stdio.h>
 
-#include "src/x86/arch.h"
+#include "src/x86/cpu.h"
 #include "tests/diff/prog.h"
 
 #define MAX_STOPS 32
@@ -18,8 +18,8 @@ struct trial {
 	struct diff_state from; /* of the last part run */
 	unsigned state, part;	/* which start, and how many stops before */
 	int error;		/* of guest_run() */
-	bool endless;
-	uint64_t stops; /* in all programs */
+	bool endless;		/* or of no use otherwise */
+	uint64_t stops;		/* in all programs */
 };
 
 static void compare_at(const struct trial *t, const struct program *p, struct compare_options *opt)
@@ -32,13 +32,19 @@ static void compare_at(const struct trial *t, const struct program *p, struct co
 	opt->page_only = at >= 0 && p->item[at].piecewise;
 }
 
+/* Hypervisors raise #UD when they interrupt a program whose stack pointer is not canonical. */
+static bool derailed(const struct diff_result *native)
+{
+	return native->vector == EXC_UD && !gva_canonical(native->st.gpr[RSP]);
+}
+
 /* From t->from to the next stop. True if both sides agree there. */
 static bool run_part(struct trial *t, const struct program *p, FILE *report)
 {
 	struct compare_options opt;
 
 	native_run(&t->from, &t->native);
-	if (t->native.vector == VECTOR_ENDLESS) {
+	if (t->native.vector == VECTOR_ENDLESS || derailed(&t->native)) {
 		t->endless = true;
 		return true;
 	}
