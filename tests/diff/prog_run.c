@@ -7,7 +7,7 @@
 #include "src/x86/cpu.h"
 #include "tests/diff/prog.h"
 
-#define MAX_STOPS 32
+#define MAX_STOPS 48
 
 struct trial {
 	struct guest *guest;
