@@ -63,6 +63,17 @@ uint64_t npt_lookup(struct npt *npt, gfn_t gfn)
 	return leaf ? atomic_load_relaxed(&leaf->pte[gfn & ((1 << LEAF_BITS) - 1)]) : 0;
 }
 
+uint64_t npt_lookup_code(struct npt *npt, gfn_t gfn, uint32_t *word)
+{
+	struct leaf *leaf = find_leaf(npt, gfn);
+	unsigned n = gfn & ((1 << LEAF_BITS) - 1);
+
+	if (unlikely(!leaf))
+		return 0;
+	*word = atomic_load_seq(&leaf->code[n]);
+	return atomic_load_relaxed(&leaf->pte[n]);
+}
+
 uint32_t *npt_code_word(struct npt *npt, gfn_t gfn)
 {
 	struct leaf *leaf = find_leaf(npt, gfn);

@@ -23,6 +23,8 @@ void npt_destroy(struct npt *npt);
 
 /* Host page address | NPT_* flags, or 0. */
 uint64_t npt_lookup(struct npt *npt, gfn_t gfn);
+/* The same, and the frame's code word if there is an entry. */
+uint64_t npt_lookup_code(struct npt *npt, gfn_t gfn, uint32_t *word);
 /* 0 or -ENOMEM. If another thread installed the frame first, its entry stays. */
 int npt_install(struct npt *npt, gfn_t gfn, uint64_t pte);
 /* NULL if nothing near the frame was ever installed. */

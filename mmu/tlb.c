@@ -3,25 +3,46 @@
 #define UPPER 1
 #define LOWER 0
 
-static void invalidate_arrays(struct tlb *tlb)
+#define VPN_MASK ((1ull << TLB_VPN_BITS) - 1)
+
+/* --- the second level ------------------------------------------------------------------------- */
+
+/*
+ * Of the first level, any entry of the frame at this index loses the right, for to drop too much is
+ * always allowed.
+ */
+void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e)
 {
-	for (unsigned c = 0; c < TLB_NCTX; c++) {
-		for (unsigned n = 0; n < TLB_SIZE; n++) {
-			tlb->e[c][n].rtag = TLB_INVALID;
+	unsigned n = e->key % TLB_SIZE;
+
+	if (e->prev)
+		tlb2_at(tlb, e->prev)->next = e->next;
+	else
+		*tlb2_chain(tlb, e->gfn) = e->next;
+	if (e->next)
+		tlb2_at(tlb, e->next)->prev = e->prev;
+	e->allow &= ~TLB_WRITES;
+	for (unsigned c = 0; c < TLB_ALIGN; c++)
+		if (tlb->e[c][n].gfn == e->gfn)
 			tlb->e[c][n].wtag = TLB_INVALID;
-		}
-	}
-	for (unsigned n = 0; n < ITLB_SIZE; n++)
-		tlb->i[n].tag = TLB_INVALID;
-	memset(tlb->pcid_asid, 0, sizeof(tlb->pcid_asid));
-	tlb->next_asid = 1;
 }
 
-static void forget_large(struct tlb *tlb)
+/* Whatever the address space: INVLPG reaches global pages of all of them, INVPCID any. */
+static void flush2_page(struct tlb *tlb, gva_t gva)
 {
-	tlb->large_lo[LOWER] = tlb->large_lo[UPPER] = ~0ull;
-	tlb->large_hi[LOWER] = tlb->large_hi[UPPER] = 0;
+	struct tlb2_entry *e = tlb2_set(tlb, gva);
+
+	for (unsigned w = 0; w < TLB2_WAYS; w++) {
+		if ((e[w].key ^ gva >> PAGE_SHIFT) & VPN_MASK)
+			continue;
+		if (e[w].allow & TLB_WRITES)
+			tlb2_revoke(tlb, &e[w]);
+		e[w].key = 0;
+		e[w].allow = 0;
+	}
 }
+
+/* --- numbers of address spaces ---------------------------------------------------------------- */
 
 static void code_changed(struct tlb *tlb)
 {
@@ -29,92 +50,148 @@ static void code_changed(struct tlb *tlb)
 	memset(tlb->exec_pages, 0, sizeof(tlb->exec_pages));
 }
 
-/* A number that no entry carries. Both halves are renumbered if the numbers have run out. */
-static uint16_t new_asid(struct tlb *tlb)
+/* The first level starts anew, for its numbers have run out; both halves are numbered again. */
+static void restart_asids(struct tlb *tlb)
 {
-	if (tlb->next_asid > TLB_MAX_ASID) {
-		invalidate_arrays(tlb);
-		code_changed(tlb);
-		tlb->tag[UPPER] = tlb->next_asid++;
-		tlb->upper_nonglobal = false;
-		tlb->pcid_asid[tlb->pcid] = tlb->next_asid++;
-		tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
-	}
-	return tlb->next_asid++;
+	/* All but TLB_ALIGN, which is never filled. */
+	memset(tlb->e, 0, TLB_ALIGN * sizeof(tlb->e[0]));
+	memset(tlb->i, 0, sizeof(tlb->i));
+	memset(tlb->pcid_asid, 0, sizeof(tlb->pcid_asid));
+	code_changed(tlb);
+	tlb->next_asid = 1;
+	tlb->tag[UPPER] = tlb->next_asid++;
+	tlb->pcid_asid[tlb->pcid] = tlb->next_asid++;
+	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
 }
 
-void tlb_init(struct tlb *tlb)
+/* The second level as well. */
+static void restart_spaces(struct tlb *tlb)
 {
-	tlb->pcid = 0;
-	tlb->next_asid = TLB_MAX_ASID + 1;
-	forget_large(tlb);
-	new_asid(tlb);
+	restart_asids(tlb);
+	memset(tlb->e2, 0, sizeof(tlb->e2));
+	memset(tlb->chain, 0, sizeof(tlb->chain));
+	memset(tlb->pcid_space, 0, sizeof(tlb->pcid_space));
+	tlb->next_space = tlb->oldest_space = 1;
+	tlb->space[UPPER] = (uint64_t)tlb->next_space++ << TLB_VPN_BITS;
+	tlb->pcid_space[tlb->pcid] = tlb->next_space++;
+	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
+	tlb->upper_nonglobal = false;
+}
+
+/* Numbers that no entry carries. A new space is asked for first: it may restart both. */
+static uint32_t new_space(struct tlb *tlb)
+{
+	if (tlb->next_space > TLB_MAX_SPACE)
+		restart_spaces(tlb);
+	return tlb->next_space++;
+}
+
+static uint16_t new_asid(struct tlb *tlb)
+{
+	if (tlb->next_asid > TLB_MAX_ASID)
+		restart_asids(tlb);
+	return tlb->next_asid++;
 }
 
 static void renew_upper(struct tlb *tlb)
 {
+	tlb->space[UPPER] = (uint64_t)new_space(tlb) << TLB_VPN_BITS;
 	tlb->tag[UPPER] = new_asid(tlb);
 	tlb->upper_nonglobal = false;
 }
 
-static void renew_lower(struct tlb *tlb, uint16_t pcid)
+/* Makes the space of the current PCID current, with a number of the first level. */
+static void use_lower(struct tlb *tlb)
 {
-	uint16_t asid = new_asid(tlb);
+	if (!tlb->pcid_asid[tlb->pcid])
+		tlb->pcid_asid[tlb->pcid] = new_asid(tlb);
+	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
+	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
+}
 
-	tlb->pcid_asid[pcid] = asid;
-	tlb->tag[LOWER] = asid;
+static void renew_lower(struct tlb *tlb)
+{
+	tlb->pcid_space[tlb->pcid] = new_space(tlb);
+	tlb->pcid_asid[tlb->pcid] = 0;
+	use_lower(tlb);
+}
+
+/* --- flushes ---------------------------------------------------------------------------------- */
+
+static void forget_large(struct tlb *tlb)
+{
+	memset(tlb->large, 0, sizeof(tlb->large));
+	tlb->giga_lo[LOWER] = tlb->giga_lo[UPPER] = ~0ull;
+	tlb->giga_hi[LOWER] = tlb->giga_hi[UPPER] = 0;
+}
+
+void tlb_init(struct tlb *tlb)
+{
+	tlb->next_space = 1;
+	tlb->next_asid = 1;
+	tlb_flush_all(tlb);
 }
 
 void tlb_flush_all(struct tlb *tlb)
 {
-	memset(tlb->pcid_asid, 0, sizeof(tlb->pcid_asid));
+	/* Forgets the spaces of all PCIDs. */
+	tlb->oldest_space = tlb->next_space;
 	renew_upper(tlb);
-	renew_lower(tlb, tlb->pcid);
+	renew_lower(tlb);
+	psc_flush(&tlb->psc);
 	forget_large(tlb);
+	code_changed(tlb);
+}
+
+/* Non-global pages of the upper half belong to one address space only. */
+static void drop_upper_nonglobal(struct tlb *tlb)
+{
+	if (!tlb->upper_nonglobal)
+		return;
+	renew_upper(tlb);
 	code_changed(tlb);
 }
 
 void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 {
 	tlb->pcid = pcid;
-	if (keep && tlb->pcid_asid[pcid])
-		tlb->tag[LOWER] = tlb->pcid_asid[pcid];
-	else
-		renew_lower(tlb, pcid);
-	/* Non-global pages of the upper half belong to one address space only. */
-	if (tlb->upper_nonglobal) {
-		renew_upper(tlb);
-		code_changed(tlb);
+	psc_set_pcid(&tlb->psc, pcid);
+	if (keep && tlb->pcid_space[pcid] >= tlb->oldest_space) {
+		use_lower(tlb);
+	} else {
+		renew_lower(tlb);
+		psc_flush(&tlb->psc);
 	}
+	drop_upper_nonglobal(tlb);
 }
 
 void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid)
 {
-	tlb->pcid_asid[pcid] = 0;
+	tlb->pcid_space[pcid] = 0;
 	if (pcid == tlb->pcid)
-		renew_lower(tlb, pcid);
-	if (tlb->upper_nonglobal) {
-		renew_upper(tlb);
-		code_changed(tlb);
-	}
+		renew_lower(tlb);
+	psc_flush(&tlb->psc);
+	drop_upper_nonglobal(tlb);
 }
 
-static unsigned bloom_bit(gva_t gva)
+static unsigned bloom_hash(uint64_t page, unsigned bits)
 {
-	return ((gva >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - 12);
+	return (page * 0x9e3779b97f4a7c15ull) >> (64 - bits);
 }
 
-void tlb_flush_page(struct tlb *tlb, gva_t gva)
+static unsigned exec_bit(gva_t gva)
 {
-	unsigned n = (gva >> PAGE_SHIFT) & (TLB_SIZE - 1), b = bloom_bit(gva);
-	struct itlb_entry *ie = &tlb->i[(gva >> PAGE_SHIFT) & (ITLB_SIZE - 1)];
+	return bloom_hash(gva >> PAGE_SHIFT, 12);
+}
 
-	if (gva >= tlb->large_lo[gva >> 63] && gva <= tlb->large_hi[gva >> 63]) {
-		tlb_flush_all(tlb);
-		return;
-	}
-	for (unsigned c = 0; c < TLB_NCTX; c++) {
-		struct tlb_entry *e = &tlb->e[c][n];
+static void flush_small_page(struct tlb *tlb, gva_t gva)
+{
+	unsigned b = exec_bit(gva);
+	struct itlb_entry *ie = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
+
+	flush2_page(tlb, gva);
+	for (unsigned c = 0; c < TLB_ALIGN; c++) {
+		struct tlb_entry *e = tlb_entry(tlb, c, gva);
 
 		/* Whatever the address space: dropping too much is always allowed. */
 		if (((e->rtag ^ gva) & PAGE_MASK) == 0 || ((e->wtag ^ gva) & PAGE_MASK) == 0)
@@ -126,65 +203,72 @@ void tlb_flush_page(struct tlb *tlb, gva_t gva)
 		code_changed(tlb);
 }
 
+void tlb_flush_page(struct tlb *tlb, gva_t gva)
+{
+	unsigned b = bloom_hash(gva / MIB(2), TLB_LARGE_BITS);
+
+	psc_flush(&tlb->psc);
+	if (gva >= tlb->giga_lo[gva >> 63] && gva <= tlb->giga_hi[gva >> 63]) {
+		tlb_flush_all(tlb);
+	} else if (tlb->large[b / 64] >> (b % 64) & 1) {
+		gva &= ~(MIB(2) - 1);
+		for (unsigned n = 0; n < MIB(2) / PAGE_SIZE; n++)
+			flush_small_page(tlb, gva + n * PAGE_SIZE);
+	} else {
+		flush_small_page(tlb, gva);
+	}
+}
+
 void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn)
 {
-	for (unsigned c = 0; c < TLB_NCTX; c++)
-		for (unsigned n = 0; n < TLB_SIZE; n++)
-			if (tlb->e[c][n].gfn == gfn)
-				tlb->e[c][n].wtag = TLB_INVALID;
-}
+	uint16_t next = *tlb2_chain(tlb, gfn);
 
-static void note_fill(struct tlb *tlb, const struct tlb_fill *fill)
-{
-	if (fill->page_size > PAGE_SIZE) {
-		gva_t lo = fill->gva & ~(fill->page_size - 1);
-		unsigned half = fill->gva >> 63;
+	while (next) {
+		struct tlb2_entry *e = tlb2_at(tlb, next);
 
-		tlb->large_lo[half] = MIN(tlb->large_lo[half], lo);
-		tlb->large_hi[half] = MAX(tlb->large_hi[half], lo + fill->page_size - 1);
+		next = e->next;
+		if (e->gfn == gfn)
+			tlb2_revoke(tlb, e);
 	}
-	if (fill->gva >> 63 && !fill->global)
-		tlb->upper_nonglobal = true;
 }
 
-void tlb_insert(struct tlb *tlb, enum tlb_ctx ctx, const struct tlb_fill *fill)
+/* --- filling ---------------------------------------------------------------------------------- */
+
+void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size)
 {
-	struct tlb_entry *e = &tlb->e[ctx][(fill->gva >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	unsigned half = gva >> 63, b = bloom_hash(gva / MIB(2), TLB_LARGE_BITS);
+	gva_t lo = gva & ~(page_size - 1);
 
-	note_fill(tlb, fill);
-	e->rtag = tlb_tag(tlb, fill->gva);
-	e->wtag = fill->write ? e->rtag : TLB_INVALID;
-	e->addend = fill->hva - fill->gva;
-	e->gfn = fill->gfn;
-}
-
-static void note_exec(struct tlb *tlb, gva_t gva)
-{
-	unsigned b = bloom_bit(gva);
-
-	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
+	if (page_size == MIB(2)) {
+		tlb->large[b / 64] |= 1ull << (b % 64);
+		return;
+	}
+	tlb->giga_lo[half] = MIN(tlb->giga_lo[half], lo);
+	tlb->giga_hi[half] = MAX(tlb->giga_hi[half], lo + page_size - 1);
 }
 
 const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user)
 {
-	const struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) & (ITLB_SIZE - 1)];
+	const struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
+	unsigned b = exec_bit(gva);
 
 	if (e->tag != tlb_tag(tlb, gva) || e->user != user)
 		return NULL;
 	/* The entry may be older than this code_gen. */
-	note_exec(tlb, gva);
+	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
 	return e;
 }
 
-const struct itlb_entry *tlb_fetch_insert(struct tlb *tlb, bool user, const struct tlb_fill *fill)
+const struct itlb_entry *tlb_fetch_copy(struct tlb *tlb, gva_t gva, bool user,
+					const struct tlb2_entry *from)
 {
-	struct itlb_entry *e = &tlb->i[(fill->gva >> PAGE_SHIFT) & (ITLB_SIZE - 1)];
+	struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
+	unsigned b = exec_bit(gva);
 
-	note_fill(tlb, fill);
-	note_exec(tlb, fill->gva);
-	e->tag = tlb_tag(tlb, fill->gva);
-	e->gfn = fill->gfn;
-	e->hva = fill->hva & PAGE_MASK;
+	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
+	e->tag = tlb_tag(tlb, gva);
+	e->gfn = from->gfn;
+	e->hva = (gva & PAGE_MASK) + from->addend;
 	e->user = user;
 	return e;
 }

@@ -1,6 +1,8 @@
 #include "mmu/walk.h"
 
 #include "mmu/npt.h"
+#include "mmu/psc.h"
+#include "mmu/tlb.h"
 #include "src/base/atomic.h"
 
 #define P  (1ull << 0)
@@ -25,6 +27,12 @@
 
 #define MAX_LEVELS 4
 
+/* How an attempt ends that is neither good nor a fault. */
+enum {
+	AGAIN = 1,  /* an entry changed under us */
+	MISSING = 2 /* a table's frame is not in the map */
+};
+
 /* One table entry on the path, as read. */
 struct step {
 	void *host;
@@ -35,37 +43,92 @@ struct step {
 struct walker {
 	struct gmem *gm;
 	const struct walk_regs *regs;
-	struct step step[MAX_LEVELS];
-	unsigned nsteps;
-	unsigned entry_size;
-	uint64_t rights; /* W and U of all levels, and NX of any */
+	gva_t gva;
+	unsigned access;
+	bool quiet;
+	unsigned nstored;
+	gfn_t stored[MAX_LEVELS]; /* tables that this attempt stored to */
+	gfn_t missing;
 };
 
-static int read_entry(struct walker *w, gpa_t gpa, uint64_t *value)
-{
-	uint64_t page = gmem_translate(w->gm, gpa >> PAGE_SHIFT);
-	struct step *s = &w->step[w->nsteps++];
+/* --- rights ----------------------------------------------------------------------------------- */
 
-	if (!page)
-		return -EFAULT;
+#define POLICY(i, bit)	 ((i) & (bit) << 3)
+#define MAY_WRITE_SUP(i) (((i)&2) || !POLICY(i, WALK_WP))
+#define HIDDEN(i)	 (((i)&4) && POLICY(i, WALK_SMAP))
+#define MAY_FETCH(i)	 (!(((i)&1) && POLICY(i, WALK_NXE)))
+#define ALLOW(i)                                                                         \
+	((((i)&4) ? TLB_READ(TLB_USER) : 0) | (((i)&6) == 6 ? TLB_WRITE(TLB_USER) : 0) | \
+	 (HIDDEN(i) ? 0 : TLB_READ(TLB_SUPER)) | TLB_READ(TLB_SUPER_AC) |                \
+	 (MAY_WRITE_SUP(i) && !HIDDEN(i) ? TLB_WRITE(TLB_SUPER) : 0) |                   \
+	 (MAY_WRITE_SUP(i) ? TLB_WRITE(TLB_SUPER_AC) : 0) |                              \
+	 (MAY_FETCH(i) && ((i)&4) ? TLB_FETCH_USER : 0) |                                \
+	 (MAY_FETCH(i) && !(((i)&4) && POLICY(i, WALK_SMEP)) ? TLB_FETCH_SUPER : 0))
+#define ALLOW4(i)  ALLOW(i), ALLOW((i) + 1), ALLOW((i) + 2), ALLOW((i) + 3)
+#define ALLOW16(i) ALLOW4(i), ALLOW4((i) + 4), ALLOW4((i) + 8), ALLOW4((i) + 12)
+const uint16_t walk_allow[128] = {ALLOW16(0),  ALLOW16(16), ALLOW16(32), ALLOW16(48),
+				  ALLOW16(64), ALLOW16(80), ALLOW16(96), ALLOW16(112)};
+
+/* rights: W and U of all levels, and NX of any, where an entry has them. */
+static unsigned allowed(const struct walk_regs *r, uint64_t rights)
+{
+	return walk_allow[r->policy << 3 | (rights & (W | U)) | rights >> 63];
+}
+
+static uint64_t add_rights(uint64_t rights, uint64_t e)
+{
+	return (rights & e & (W | U)) | ((rights | e) & NX);
+}
+
+/* The one of TLB_* that the access needs. */
+static unsigned needed(unsigned access)
+{
+	enum tlb_ctx ctx = access & WALK_USER ? TLB_USER
+			   : access & WALK_AC ? TLB_SUPER_AC
+					      : TLB_SUPER;
+
+	if (access & WALK_FETCH)
+		return access & WALK_USER ? TLB_FETCH_USER : TLB_FETCH_SUPER;
+	return access & WALK_WRITE ? TLB_WRITE(ctx) : TLB_READ(ctx);
+}
+
+/* --- entries ---------------------------------------------------------------------------------- */
+
+static unsigned entry_size(const struct walk_regs *r)
+{
+	return r->mode == PAGING_32 ? 4 : 8;
+}
+
+static int read_entry(struct walker *w, gpa_t gpa, struct step *s)
+{
+	uint64_t page = npt_lookup(w->gm->npt, gpa >> PAGE_SHIFT);
+
+	if (unlikely(!page)) {
+		w->missing = gpa >> PAGE_SHIFT;
+		return MISSING;
+	}
 	s->host = (void *)(npt_hva(page) + (gpa & ~PAGE_MASK));
 	s->table = gpa >> PAGE_SHIFT;
-	if (w->entry_size == 8)
+	if (entry_size(w->regs) == 8)
 		s->value = atomic_load_relaxed((uint64_t *)s->host);
 	else
 		s->value = atomic_load_relaxed((uint32_t *)s->host);
-	*value = s->value;
 	return 0;
 }
 
-/* Sets bits in an entry unless it changed since it was read. */
-static bool update_entry(struct walker *w, struct step *s, uint64_t bits)
+/*
+ * Sets bits that an entry lacks unless it changed since it was read: then AGAIN.
+ *
+ * A quiet walk does so only where nobody needs to be told. Should a decoder protect the table after
+ * we looked, its message is drained after this store, as for a store on the fast path.
+ */
+static int update_entry(struct walker *w, struct step *s, uint64_t bits)
 {
 	bool ok;
 
-	if ((s->value & bits) == bits)
-		return true;
-	if (w->entry_size == 8) {
+	if (w->quiet && code_word_state(gmem_code_word(w->gm, s->table)) != CODE_NONE)
+		return -EAGAIN;
+	if (entry_size(w->regs) == 8) {
 		uint64_t old = s->value;
 
 		ok = atomic_cas_seq((uint64_t *)s->host, &old, old | bits);
@@ -74,11 +137,11 @@ static bool update_entry(struct walker *w, struct step *s, uint64_t bits)
 
 		ok = atomic_cas_seq((uint32_t *)s->host, &old, old | (uint32_t)bits);
 	}
-	if (ok) {
-		s->value |= bits;
-		gmem_code_written(w->gm, s->table);
-	}
-	return ok;
+	if (!ok)
+		return AGAIN;
+	s->value |= bits;
+	w->stored[w->nstored++] = s->table;
+	return 0;
 }
 
 static uint64_t reserved_bits(const struct walk_regs *r, unsigned level, uint64_t e)
@@ -102,35 +165,6 @@ static uint64_t reserved_bits(const struct walk_regs *r, unsigned level, uint64_
 	return rsvd;
 }
 
-/* Whether the accumulated rights allow the access. */
-static bool permitted(const struct walk_regs *r, uint64_t rights, unsigned access)
-{
-	if (access & WALK_USER) {
-		if (!(rights & U) || ((access & WALK_WRITE) && !(rights & W)))
-			return false;
-	} else {
-		if ((access & WALK_WRITE) && !(rights & W) && r->wp)
-			return false;
-		if ((rights & U) && (access & WALK_FETCH) && r->smep)
-			return false;
-		if ((rights & U) && !(access & WALK_FETCH) && r->smap && !(access & WALK_AC))
-			return false;
-	}
-	return !((access & WALK_FETCH) && (rights & NX) && r->nxe);
-}
-
-static int fault(const struct walk_regs *r, unsigned access, uint32_t bits, struct walk_result *res)
-{
-	res->pf_error = bits;
-	if (access & WALK_WRITE)
-		res->pf_error |= PF_W;
-	if (access & WALK_USER)
-		res->pf_error |= PF_U;
-	if ((access & WALK_FETCH) && (r->smep || (r->nxe && r->mode != PAGING_32)))
-		res->pf_error |= PF_I;
-	return -EFAULT;
-}
-
 static uint64_t leaf_address(const struct walk_regs *r, unsigned level, uint64_t e)
 {
 	if (r->mode == PAGING_32)
@@ -138,75 +172,162 @@ static uint64_t leaf_address(const struct walk_regs *r, unsigned level, uint64_t
 	return e & ADDR_MASK & ~((1ull << (12 + 9 * (level - 1))) - 1);
 }
 
-/* 1: an entry changed under us, walk again. */
-static int walk_once(struct walker *w, gva_t gva, unsigned access, struct walk_result *res)
+/* --- one attempt ------------------------------------------------------------------------------ */
+
+static int fault(const struct walker *w, uint32_t bits, struct walk_result *res)
 {
 	const struct walk_regs *r = w->regs;
-	unsigned level, bits = r->mode == PAGING_32 ? 10 : 9;
-	gpa_t table;
-	uint64_t e = 0, page_size;
 
-	w->nsteps = 0;
-	w->rights = W | U;
-	if (r->mode == PAGING_4LEVEL) {
-		level = 4;
-		table = r->cr3 & ADDR_MASK;
-	} else if (r->mode == PAGING_PAE) {
-		uint64_t pdpte = r->pdpte[gva >> 30 & 3];
+	res->pf_error = bits;
+	if (w->access & WALK_WRITE)
+		res->pf_error |= PF_W;
+	if (w->access & WALK_USER)
+		res->pf_error |= PF_U;
+	if ((w->access & WALK_FETCH) && (r->smep || (r->nxe && r->mode != PAGING_32)))
+		res->pf_error |= PF_I;
+	return -EFAULT;
+}
 
-		if (!(pdpte & P))
-			return fault(r, access, 0, res);
-		level = 2;
-		table = pdpte & ADDR_MASK;
+static uint64_t leaf_bits(const struct walker *w)
+{
+	return w->access & WALK_WRITE ? A | D : A;
+}
+
+/* leaf: the last step, at the given level; rights: of all levels. */
+static void fill_cache(struct walker *w, const struct step *leaf, unsigned level, uint64_t rights,
+		       const struct walk_result *res)
+{
+	struct psc *psc = w->regs->psc;
+	struct psc_entry *c = psc_entry(psc, w->gva);
+
+	psc->policy = w->regs->policy;
+	psc->rsvd = reserved_bits(w->regs, 1, 0);
+	c->key = psc_key(psc, w->gva);
+	if (level == 1) {
+		c->pde = leaf->table << PAGE_SHIFT | rights | P;
+		c->table = (hva_t)leaf->host & PAGE_MASK;
 	} else {
-		level = 2;
-		table = r->cr3 & 0xfffff000u;
+		c->pde = (res->gpa & ~(MIB(2) - 1)) | (leaf->value & (P | A | D | G)) | rights |
+			 (level == 3 ? PSC_GIGA : 0);
+		c->table = 0;
 	}
-	for (;; level--) {
-		unsigned shift = 12 + bits * (level - 1);
-		unsigned index = gva >> shift & ((1u << bits) - 1);
+}
 
-		if (read_entry(w, table + index * w->entry_size, &e))
-			return fault(r, access, PF_P | PF_RSVD, res);
-		if (!(e & P))
-			return fault(r, access, 0, res);
-		if (e & reserved_bits(r, level, e))
-			return fault(r, access, PF_P | PF_RSVD, res);
-		w->rights = (w->rights & (e | NX)) | (r->mode == PAGING_32 ? 0 : e & NX);
-		if (level == 1 || (level < 4 && (e & PS) && (r->mode != PAGING_32 || r->pse))) {
-			page_size = 1ull << shift;
+/* False: there is none. */
+static bool first_table(const struct walker *w, unsigned *level, gpa_t *table)
+{
+	const struct walk_regs *r = w->regs;
+	uint64_t e = r->cr3 | P;
+
+	*level = r->mode == PAGING_4LEVEL ? 4 : 2;
+	if (r->mode == PAGING_PAE)
+		e = r->pdpte[w->gva >> 30 & 3];
+	*table = e & (r->mode == PAGING_32 ? 0xfffff000u : ADDR_MASK);
+	return e & P;
+}
+
+static int walk_tables(struct walker *w, struct walk_result *res)
+{
+	const struct walk_regs *r = w->regs;
+	struct step step[MAX_LEVELS], *s = step;
+	unsigned level, shift, allow, bits = r->mode == PAGING_32 ? 10 : 9;
+	uint64_t rights = W | U, upper = rights, rsvd = reserved_bits(r, 1, 0);
+	uint64_t addr_mask = r->mode == PAGING_32 ? 0xfffff000u : ADDR_MASK;
+	bool large;
+	gpa_t table;
+	int err;
+
+	w->nstored = 0;
+	if (!first_table(w, &level, &table))
+		return fault(w, 0, res);
+	for (;; level--, s++) {
+		unsigned index;
+
+		shift = PAGE_SHIFT + bits * (level - 1);
+		index = w->gva >> shift & ((1u << bits) - 1);
+		err = read_entry(w, table + index * entry_size(r), s);
+		if (err)
+			return err;
+		if (!(s->value & P))
+			return fault(w, 0, res);
+		large = (s->value & PS) && level > 1 && (r->mode != PAGING_32 || r->pse);
+		if (s->value & (large ? reserved_bits(r, level, s->value) : rsvd))
+			return fault(w, PF_P | PF_RSVD, res);
+		upper = rights;
+		rights = add_rights(rights, s->value);
+		if (level == 1 || large)
 			break;
-		}
-		table = r->mode == PAGING_32 ? e & 0xfffff000u : e & ADDR_MASK;
+		table = s->value & addr_mask;
 	}
-	if (!permitted(r, w->rights, access))
-		return fault(r, access, PF_P, res);
-	for (unsigned i = 0; i + 1 < w->nsteps; i++)
-		if (!update_entry(w, &w->step[i], A))
-			return 1;
-	if (!update_entry(w, &w->step[w->nsteps - 1], A | (access & WALK_WRITE ? D : 0)))
-		return 1;
-	e = w->step[w->nsteps - 1].value;
-	res->gpa = leaf_address(r, level, e) | (gva & (page_size - 1));
-	res->page_size = page_size;
-	res->global = e & G;
-	res->write_ok = (e & D) && permitted(r, w->rights, (access & ~WALK_FETCH) | WALK_WRITE);
+	allow = allowed(r, rights);
+	if (!(allow & needed(w->access)))
+		return fault(w, PF_P, res);
+	for (struct step *t = step; t <= s; t++) {
+		uint64_t set = t == s ? leaf_bits(w) : A;
+
+		err = likely((t->value & set) == set) ? 0 : update_entry(w, t, set);
+		if (err)
+			return err;
+	}
+	res->page_size = 1ull << shift;
+	res->gpa = leaf_address(r, level, s->value) | (w->gva & (res->page_size - 1));
+	res->global = s->value & G;
+	res->allow = s->value & D ? allow : allow & ~TLB_WRITES;
+	if (r->mode == PAGING_4LEVEL && r->psc)
+		fill_cache(w, s, level, level == 1 ? upper : rights, res);
 	return 0;
+}
+
+static void no_paging(gva_t gva, struct walk_result *res)
+{
+	res->gpa = gva & 0xffffffffu;
+	res->page_size = PAGE_SIZE;
+	res->allow = TLB_READS | TLB_WRITES | TLB_FETCHES;
+	res->global = false;
 }
 
 int walk(struct gmem *gm, const struct walk_regs *regs, gva_t gva, unsigned access,
 	 struct walk_result *res)
 {
-	struct walker w = {.gm = gm, .regs = regs, .entry_size = regs->mode == PAGING_32 ? 4 : 8};
+	struct walker w;
 	int r;
 
 	if (regs->mode == PAGING_OFF) {
-		*res = (struct walk_result){
-			.gpa = gva & 0xffffffffu, .page_size = PAGE_SIZE, .write_ok = true};
+		no_paging(gva, res);
 		return 0;
 	}
+	w.gm = gm;
+	w.regs = regs;
+	w.gva = gva;
+	w.access = access;
+	w.quiet = false;
 	do {
-		r = walk_once(&w, gva, access, res);
-	} while (r == 1);
+		r = walk_tables(&w, res);
+		for (unsigned n = 0; n < w.nstored; n++)
+			gmem_code_written(gm, w.stored[n]);
+		if (r == MISSING && !gmem_translate(gm, w.missing))
+			return fault(&w, PF_P | PF_RSVD, res);
+	} while (r > 0);
 	return r;
+}
+
+int walk_quiet(struct gmem *gm, const struct walk_regs *regs, gva_t gva, unsigned access,
+	       struct walk_result *res)
+{
+	struct walker w;
+	int r;
+
+	if (unlikely(regs->mode == PAGING_OFF)) {
+		no_paging(gva, res);
+		return 0;
+	}
+	w.gm = gm;
+	w.regs = regs;
+	w.gva = gva;
+	w.access = access;
+	w.quiet = true;
+	do {
+		r = walk_tables(&w, res);
+	} while (r == AGAIN);
+	return likely(!r) ? 0 : -EAGAIN;
 }

@@ -214,6 +214,7 @@ static void timer_start(struct vcpu *v)
 
 	l->timer_start_ns = vcpu_now(v);
 	l->timer_deadline_ns = l->timer_initial ? l->timer_start_ns + period_ns(l) : 0;
+	vcpu_request(v, REQ_TIMER);
 }
 
 /* Guest time of tsc_deadline; one that is past fires at once. */
@@ -228,6 +229,7 @@ static void arm_deadline(struct vcpu *v)
 		l->timer_deadline_ns = MAX(now, 1);
 	else
 		l->timer_deadline_ns = now + MIN(l->tsc_deadline - tsc, FOREVER_NS);
+	vcpu_request(v, REQ_TIMER);
 }
 
 static void set_tsc_deadline(struct vcpu *v, uint64_t tsc)

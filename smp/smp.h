@@ -30,6 +30,8 @@ struct smp;
 #define REQ_INIT      (1u << 3)
 #define REQ_SIPI      (1u << 4)
 #define REQ_STOP      (1u << 5) /* leave the run loop */
+#define REQ_TICK      (1u << 6) /* time to look at the local APIC's timer */
+#define REQ_TIMER     (1u << 7) /* from the owner itself: the timer was set */
 
 enum vcpu_mp_state { VCPU_RUNNING, VCPU_HALTED, VCPU_WAIT_SIPI };
 

@@ -22,7 +22,10 @@ struct engine_ops {
 	void (*vcpu_fini)(struct vcpu *v);
 	/* Once on the VCPU's thread, before run. */
 	void (*thread_start)(struct vcpu *v);
-	/* Until an exit; returns within a fraction of a millisecond. */
+	/* run() looks at no clock: it returns within a fraction of a millisecond after a request.
+	 */
+	bool until_kicked;
+	/* Until an exit; unless until_kicked, returns within a fraction of a millisecond. */
 	enum vm_exit (*run)(struct vcpu *v);
 	/* Whether an interrupt (flags permitting) or NMI could be injected now. */
 	bool (*interruptible)(struct vcpu *v);

@@ -3,6 +3,7 @@
 #include "sched/spin.h"
 #include "src/base/log.h"
 #include "src/base/rcu.h"
+#include "src/vm/tick.h"
 #include "src/vm/vm_int.h"
 
 struct run {
@@ -11,6 +12,7 @@ struct run {
 	const struct engine_ops *engine;
 	struct shootdown_sink sink;
 	struct sched_spin spin;
+	struct tick tick; /* if the engine wants one */
 };
 
 static void shootdown_message(void *arg, enum shootdown_kind kind, uint64_t value)
@@ -36,8 +38,11 @@ static void shootdown_everything(void *arg)
 static void safepoint(struct run *run)
 {
 	struct vcpu *v = run->v;
+	uint32_t requests = vcpu_take_requests(v);
 
-	if (vcpu_take_requests(v) & REQ_SHOOTDOWN)
+	if (requests & REQ_TICK)
+		tick_taken(&run->tick);
+	if (requests & REQ_SHOOTDOWN)
 		v->stats.shootdowns_drained += shootdown_drain(&v->queue, &run->sink);
 	rcu_quiescent();
 	lapic_check_timer(v);
@@ -115,6 +120,8 @@ static void run_loop(struct run *run)
 			continue;
 		}
 		inject(run);
+		if (run->engine->until_kicked)
+			tick_arm(&run->tick);
 		switch (run->engine->run(v)) {
 		case VM_EXIT_SAFEPOINT: break;
 		case VM_EXIT_SLICE: sched_spin_progress(&run->spin); break;
@@ -140,7 +147,14 @@ void *run_vcpu_thread(void *arg)
 	rcu_thread_init();
 	shootdown_online(&t->vcpu->queue, &run.sink);
 	run.engine->thread_start(t->vcpu);
-	run_loop(&run);
+	if (!run.engine->until_kicked) {
+		run_loop(&run);
+	} else if (tick_init(&run.tick, t->vcpu)) {
+		vm_end_with(t->vm, VM_END_HOST_ERROR, 0);
+	} else {
+		run_loop(&run);
+		tick_fini(&run.tick);
+	}
 	shootdown_offline(&t->vcpu->queue);
 	rcu_thread_exit();
 	return NULL;

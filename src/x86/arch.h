@@ -167,4 +167,7 @@ enum exception {
 /* The TSC counts at the P0 frequency. */
 #define HWCR_TSC_FREQ_SEL (1u << 24)
 
+/* All exceptions masked and none raised. */
+#define MXCSR_INIT 0x1f80u
+
 #endif

@@ -76,6 +76,7 @@ void cpu_update_ctx(struct cpu *cpu)
 		ctx = TLB_SUPER;
 	else
 		ctx = TLB_SUPER_AC;
+	cpu->ctx = ctx;
 	cpu->tlb_cur = cpu->tlb.e[ctx];
 }
 

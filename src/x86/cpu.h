@@ -120,6 +120,8 @@ struct cpu_exception {
 	uint64_t cr2;
 };
 
+#define CPU_BT_ADDENDS 16
+
 struct cpu {
 	uint64_t gpr[GPR_SLOTS];
 	/*
@@ -136,6 +138,7 @@ struct cpu {
 	uint32_t rflags; /* all but the arithmetic flags */
 	uint32_t event;	 /* CPU_EVENT_*: non-zero sends the run loop to its slow path */
 	uint8_t cpl;
+	uint8_t ctx;  /* enum tlb_ctx of accesses, tlb_cur's number */
 	uint64_t rip; /* between blocks: the next instruction */
 
 	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
@@ -161,9 +164,15 @@ struct cpu {
 	/* The binary translator's; compiled code reaches it through GS. */
 	struct {
 		struct cpu *self;
-		uint64_t rax;	  /* host RAX while it holds flags */
-		uint64_t address; /* of a guest access being checked */
-		uint64_t host_rsp;
+		uint64_t rax;	   /* host RAX while it holds flags */
+		uint64_t host_rsp; /* base of the shadow stack of return addresses */
+		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */
+		uint64_t stack_limit;
+		uint64_t addend[CPU_BT_ADDENDS]; /* of accesses that were checked */
+		const void *check;		 /* struct bt_check that failed */
+		uint32_t vec_level;  /* BT_VEC_*: what of vec is in the host's registers */
+		uint32_t vec_was;    /* what was, before it was saved */
+		uint32_t host_mxcsr; /* the monitor's own */
 		uint64_t page;	/* linear address of the page the running block starts in */
 		uint64_t key;	/* of the jump cache, for the half of addresses that code lies in */
 		uint64_t salt;	/* of the jump cache's index, for the same half */
@@ -173,7 +182,6 @@ struct cpu {
 		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
 		bool next;	/* a handler reached the end of its site */
 		int32_t left;	/* instructions before the next safepoint */
-		uint8_t kick;	/* set by any thread: reach a safepoint at the next block */
 		void *owner;	/* struct bt */
 	} bt;
 

@@ -29,6 +29,7 @@ void host_isa_probe(struct host_isa *isa)
 	isa->sse42 = c & bit_SSE4_2;
 	isa->aes = c & bit_AES;
 	isa->rdrand = c & bit_RDRND;
+	isa->movbe = c & bit_MOVBE;
 	isa->popcnt = c & bit_POPCNT;
 	isa->clflush = d & (1u << 19);
 	ymm = (c & bit_OSXSAVE) && ymm_enabled();
@@ -38,6 +39,8 @@ void host_isa_probe(struct host_isa *isa)
 	if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
 		return;
 	isa->bmi1 = b & bit_BMI;
+	isa->bmi2 = b & bit_BMI2;
+	isa->adx = b & bit_ADX;
 	isa->avx2 = isa->avx && (b & bit_AVX2);
 	isa->rdseed = b & bit_RDSEED;
 	isa->clflushopt = b & bit_CLFLUSHOPT;

@@ -1,38 +1,9 @@
 #include "src/x86/mem.h"
 
 #include "mmu/npt.h"
-#include "mmu/walk.h"
 #include "src/base/atomic.h"
 #include "src/x86/debug.h"
-
-static unsigned ctx_access(enum tlb_ctx ctx)
-{
-	return ctx == TLB_USER || ctx == TLB_ALIGN ? WALK_USER : ctx == TLB_SUPER_AC ? WALK_AC : 0;
-}
-
-static enum tlb_ctx current_ctx(const struct cpu *cpu)
-{
-	return (cpu->tlb_cur - cpu->tlb.e[0]) / TLB_SIZE;
-}
-
-static void walk_regs_get(const struct cpu *cpu, struct walk_regs *r)
-{
-	*r = (struct walk_regs){
-		.cr3 = cpu->cr3,
-		.pdpte = cpu->pdpte,
-		.pse = cpu->cr4 & CR4_PSE,
-		.nxe = cpu->efer & EFER_NXE,
-		.wp = cpu->cr0 & CR0_WP,
-		.smep = cpu->cr4 & CR4_SMEP,
-		.smap = cpu->cr4 & CR4_SMAP,
-	};
-	if (!(cpu->cr0 & CR0_PG))
-		r->mode = PAGING_OFF;
-	else if (cpu->efer & EFER_LMA)
-		r->mode = PAGING_4LEVEL;
-	else
-		r->mode = cpu->cr4 & CR4_PAE ? PAGING_PAE : PAGING_32;
-}
+#include "src/x86/mem_int.h"
 
 /* A memory operand based on RSP or RBP: its segment is SS, even where segments have no base. */
 static bool stack_operand(const struct insn *i)
@@ -62,7 +33,7 @@ static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_r
 {
 	struct walk_regs regs;
 
-	walk_regs_get(cpu, &regs);
+	mem_walk_regs(cpu, &regs);
 	STAT_INC(cpu->stats, walks);
 	if (unlikely(!canonical(cpu, gva)))
 		raise_non_canonical(cpu);
@@ -76,35 +47,31 @@ static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_r
  */
 static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, gpa_t *gpa)
 {
-	struct tlb_entry *e = &cpu->tlb.e[ctx][(gva >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	struct tlb_entry *e = tlb_entry(&cpu->tlb, ctx, gva);
 	struct walk_result res;
 	uint64_t page;
 	struct tlb_fill fill;
+	const struct tlb2_entry *e2;
+	bool hit = (write ? e->wtag : e->rtag) == tlb_tag(&cpu->tlb, gva);
 
-	if ((write ? e->wtag : e->rtag) == tlb_tag(&cpu->tlb, gva)) {
+	if (!hit) {
+		STAT_INC(cpu->stats, tlb_misses);
+		e2 = mem_find(cpu, gva, mem_need(ctx, write));
+		hit = e2 != NULL;
+		if (likely(hit))
+			tlb_copy(&cpu->tlb, cpu->tlb.e[ctx], ctx, gva, e2);
+	}
+	if (hit) {
 		*gpa = e->gfn << PAGE_SHIFT | (gva & ~PAGE_MASK);
 		return (void *)(gva + e->addend);
 	}
-	STAT_INC(cpu->stats, tlb_misses);
-	translate(cpu, gva, ctx_access(ctx) | (write ? WALK_WRITE : 0), &res);
+	translate(cpu, gva, mem_access(ctx, write), &res);
 	*gpa = res.gpa;
 	page = gmem_translate(cpu->gmem, res.gpa >> PAGE_SHIFT);
 	if (!page)
 		return NULL;
-	fill = (struct tlb_fill){
-		.gva = gva,
-		.hva = npt_hva(page) + (gva & ~PAGE_MASK),
-		.gfn = res.gpa >> PAGE_SHIFT,
-		.global = res.global && (cpu->cr4 & CR4_PGE),
-		.page_size = res.page_size,
-	};
-	/*
-	 * The code word is read after the translation that this entry caches; if a decoder
-	 * protects the frame after this load, its message is drained after this fill.
-	 */
-	fill.write = res.write_ok && !(page & NPT_READONLY) &&
-		     code_word_state(gmem_code_word(cpu->gmem, fill.gfn)) == CODE_NONE;
-	if (!debug_page_watched(cpu, gva) && ctx != TLB_ALIGN)
+	mem_tlb_fill(cpu, gva, &res, page, gmem_code_word(cpu->gmem, res.gpa >> PAGE_SHIFT), &fill);
+	if (ctx != TLB_ALIGN && likely(gva_canonical(gva)))
 		tlb_insert(&cpu->tlb, ctx, &fill);
 	if (write && (page & NPT_READONLY))
 		return NULL;
@@ -245,7 +212,7 @@ uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len)
 	uint64_t v = 0;
 
 	check_alignment(cpu, gva, len);
-	read_ctx(cpu, current_ctx(cpu), gva, &v, len);
+	read_ctx(cpu, mem_ctx(cpu), gva, &v, len);
 	debug_data_access(cpu, gva, len, false);
 	return v;
 }
@@ -253,21 +220,21 @@ uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len)
 void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
 {
 	check_alignment(cpu, gva, len);
-	write_ctx(cpu, current_ctx(cpu), gva, &value, len);
+	write_ctx(cpu, mem_ctx(cpu), gva, &value, len);
 	debug_data_access(cpu, gva, len, true);
 }
 
 void mem_read(struct cpu *cpu, gva_t gva, void *buf, unsigned len)
 {
 	check_alignment(cpu, gva, len);
-	read_ctx(cpu, current_ctx(cpu), gva, buf, len);
+	read_ctx(cpu, mem_ctx(cpu), gva, buf, len);
 	debug_data_access(cpu, gva, len, false);
 }
 
 void mem_write(struct cpu *cpu, gva_t gva, const void *buf, unsigned len)
 {
 	check_alignment(cpu, gva, len);
-	write_ctx(cpu, current_ctx(cpu), gva, buf, len);
+	write_ctx(cpu, mem_ctx(cpu), gva, buf, len);
 	debug_data_access(cpu, gva, len, true);
 }
 
@@ -277,9 +244,9 @@ void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len)
 	gva_t second = (gva + len - 1) & PAGE_MASK;
 
 	check_crossing(cpu, gva + len - 1);
-	resolve(cpu, current_ctx(cpu), gva, true, &gpa);
+	resolve(cpu, mem_ctx(cpu), gva, true, &gpa);
 	if (second != (gva & PAGE_MASK))
-		resolve(cpu, current_ctx(cpu), second, true, &gpa);
+		resolve(cpu, mem_ctx(cpu), second, true, &gpa);
 }
 
 uint64_t mem_sys_read(struct cpu *cpu, gva_t gva, unsigned len)
@@ -304,11 +271,11 @@ void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)
 	check_alignment(cpu, gva, len);
 	debug_data_access(cpu, gva, len, true);
 	check_crossing(cpu, gva + len - 1);
-	p = resolve(cpu, current_ctx(cpu), gva, true, &gpa[0]);
+	p = resolve(cpu, mem_ctx(cpu), gva, true, &gpa[0]);
 	if (likely(second == (gva & PAGE_MASK)))
 		return p;
 	/* Two pages that are neighbours in the host, too, can be locked together. */
-	q = resolve(cpu, current_ctx(cpu), second, true, &gpa[1]);
+	q = resolve(cpu, mem_ctx(cpu), second, true, &gpa[1]);
 	return p && q && (char *)p + (second - gva) == (char *)q ? p : NULL;
 }
 
@@ -321,22 +288,22 @@ void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len)
 
 const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip)
 {
-	const struct itlb_entry *e = tlb_fetch_lookup(&cpu->tlb, rip, cpu->cpl == 3);
+	bool user = cpu->cpl == 3;
+	const struct itlb_entry *e = tlb_fetch_lookup(&cpu->tlb, rip, user);
+	const struct tlb2_entry *e2;
 	struct walk_result res;
+	struct tlb_fill fill;
 	uint64_t page;
 
 	if (likely(e))
 		return e;
-	translate(cpu, rip, WALK_FETCH | (cpu->cpl == 3 ? WALK_USER : 0), &res);
+	e2 = mem_find(cpu, rip, user ? TLB_FETCH_USER : TLB_FETCH_SUPER);
+	if (likely(e2))
+		return tlb_fetch_copy(&cpu->tlb, rip, user, e2);
+	translate(cpu, rip, WALK_FETCH | (user ? WALK_USER : 0), &res);
 	page = gmem_translate(cpu->gmem, res.gpa >> PAGE_SHIFT);
 	if (!page)
 		return NULL;
-	return tlb_fetch_insert(&cpu->tlb, cpu->cpl == 3,
-				&(struct tlb_fill){
-					.gva = rip,
-					.hva = npt_hva(page),
-					.gfn = res.gpa >> PAGE_SHIFT,
-					.global = res.global && (cpu->cr4 & CR4_PGE),
-					.page_size = res.page_size,
-				});
+	mem_tlb_fill(cpu, rip, &res, page, gmem_code_word(cpu->gmem, res.gpa >> PAGE_SHIFT), &fill);
+	return tlb_fetch_copy(&cpu->tlb, rip, user, tlb2_insert(&cpu->tlb, &fill));
 }

@@ -15,6 +15,15 @@
 uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len);
 void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
 
+/*
+ * Fills the current context's TLB entry for the page of gva. True: a load (with write, a store) of
+ * that byte now hits the fast path. False: it faults, or needs the slow path for another reason.
+ * Nothing is raised, posted or allocated; accessed and dirty bits may be set as the access itself
+ * would. Uses general registers only, so that compiled code may call it with the guest's vector
+ * registers in the host's.
+ */
+bool mem_fill(struct cpu *cpu, gva_t gva, bool write);
+
 static force_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
 {
 	struct tlb_entry *e = &c->tlb_cur[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)];

@@ -262,6 +262,7 @@ int vec_encode(struct vec_form *form, struct insn *insn, const ZydisDecodedInstr
 	if (err)
 		return err;
 	form->align = must_align(form, zi->mnemonic);
+	insn->flags |= form->align ? INSN_ALIGN : 0;
 	return put_code(form, zi);
 }
 

@@ -135,7 +135,6 @@ void vec_mmx_enter(struct vec_state *v);
 #define FX_XMM	 160
 
 #define FCW_INIT   0x37fu
-#define MXCSR_INIT 0x1f80u
 #define MXCSR_MASK 0xffffu
 
 #define FSW_ES	       (1u << 7)

@@ -34,7 +34,7 @@ static struct tlb_fill fill_of(gva_t gva)
 		.gva = gva,
 		.hva = HOST + (gva & 0xffffff),
 		.gfn = (gva & 0xffffff) >> PAGE_SHIFT,
-		.write = true,
+		.allow = TLB_READS | TLB_WRITES | TLB_FETCHES,
 		.page_size = PAGE_SIZE,
 	};
 }
@@ -68,11 +68,11 @@ static void test_insert_and_contexts(void **state)
 	struct tlb_fill f = fill_of(LOW + 0x123);
 
 	assert_false(hit(tlb, LOW));
-	f.write = false;
+	f.allow = TLB_READS;
 	tlb_insert(tlb, TLB_SUPER, &f);
 	assert_true(hit(tlb, LOW));
 	assert_false(write_hit(tlb, LOW));
-	f.write = true;
+	f.allow |= TLB_WRITES;
 	tlb_insert(tlb, TLB_SUPER, &f);
 	assert_true(write_hit(tlb, LOW));
 	/* Other contexts, and the page with the same index, know nothing of it. */
@@ -127,23 +127,38 @@ static void test_large_pages(void **state)
 	f = fill_of(LOW + 5 * PAGE_SIZE);
 	f.page_size = MIB(2);
 	tlb_insert(tlb, TLB_SUPER, &f);
-	/* INVLPG of any address in the large page drops all of it ... */
+	insert(tlb, LOW + MIB(2), false);
+	/* INVLPG of any address in the large page drops all of it, and no more ... */
 	tlb_flush_page(tlb, (LOW & ~(MIB(2) - 1)) + MIB(2) - 1);
 	assert_false(hit(tlb, LOW));
 	assert_false(hit(tlb, LOW + 5 * PAGE_SIZE));
-	/* ... and the flush forgot the range. */
+	assert_true(hit(tlb, LOW + MIB(2)));
+	assert_true(hit(tlb, HIGH));
+	/* ... and a full flush forgets where large pages were. */
+	tlb_flush_all(tlb);
 	insert(tlb, LOW, false);
 	tlb_flush_page(tlb, LOW + PAGE_SIZE);
 	assert_true(hit(tlb, LOW));
-	/* A large page in the upper half does not widen the lower half's range. */
-	f = fill_of(HIGH);
+}
+
+static void test_giga_pages(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(HIGH);
+
 	f.global = true;
 	f.page_size = GIB(1);
 	tlb_insert(tlb, TLB_SUPER, &f);
+	insert(tlb, LOW, false);
+	/* A large page in the upper half does not widen the lower half's range. */
 	tlb_flush_page(tlb, LOW + PAGE_SIZE);
 	assert_true(hit(tlb, LOW));
-	tlb_flush_page(tlb, HIGH & ~(GIB(1) - 1));
+	tlb_flush_page(tlb, HIGH | (GIB(1) - 1));
 	assert_false(hit(tlb, HIGH));
+	tlb_flush_all(tlb);
+	insert(tlb, HIGH, true);
+	tlb_flush_page(tlb, HIGH & ~(GIB(1) - 1));
+	assert_true(hit(tlb, HIGH));
 }
 
 static void test_switch_without_pcid(void **state)
@@ -270,6 +285,11 @@ static void test_protect_gfn(void **state)
 	assert_false(write_hit(tlb, LOW));
 }
 
+static void fetch_insert(struct tlb *tlb, const struct tlb_fill *f)
+{
+	tlb_fetch_copy(tlb, f->gva, false, tlb2_insert(tlb, f));
+}
+
 static void test_fetch(void **state)
 {
 	struct tlb *tlb = *state;
@@ -278,7 +298,7 @@ static void test_fetch(void **state)
 	uint64_t gen;
 
 	assert_null(tlb_fetch_lookup(tlb, LOW, false));
-	tlb_fetch_insert(tlb, false, &f);
+	fetch_insert(tlb, &f);
 	e = tlb_fetch_lookup(tlb, LOW + 0x7ff, false);
 	assert_non_null(e);
 	assert_int_equal(e->hva, f.hva & PAGE_MASK);
@@ -293,9 +313,9 @@ static void test_fetch(void **state)
 	assert_int_not_equal(tlb->code_gen, gen);
 
 	/* Also if its entry was evicted meanwhile by another page. */
-	tlb_fetch_insert(tlb, false, &f);
+	fetch_insert(tlb, &f);
 	f = fill_of(LOW + ITLB_SIZE * PAGE_SIZE);
-	tlb_fetch_insert(tlb, false, &f);
+	fetch_insert(tlb, &f);
 	gen = tlb->code_gen;
 	tlb_flush_page(tlb, LOW);
 	assert_int_not_equal(tlb->code_gen, gen);
@@ -309,6 +329,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_flush_page_reaches_other_address_spaces, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_large_pages, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_giga_pages, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_switch_without_pcid, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pcid_switching, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_flush_pcid, setup, teardown),

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <cmocka.h>
 
+#include "mmu/tlb.h"
 #include "mmu/walk.h"
 #include "src/base/rcu.h"
 
@@ -89,6 +90,12 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* Whether a store in the context of the access needs no walk. */
+static bool write_ok(const struct fixture *f, unsigned access)
+{
+	return f->res.allow & TLB_WRITE(access & WALK_USER ? TLB_USER : TLB_SUPER);
+}
+
 static void good(struct fixture *f, gva_t gva, unsigned access)
 {
 	f->res.pf_error = ~0u;
@@ -108,7 +115,7 @@ static void test_off(void **state)
 	f->regs = (struct walk_regs){.mode = PAGING_OFF, .smep = true, .smap = true};
 	good(f, 0x12345678, WALK_WRITE | WALK_USER);
 	assert_int_equal(f->res.gpa, 0x12345678);
-	assert_true(f->res.write_ok);
+	assert_true(write_ok(f, WALK_WRITE | WALK_USER));
 }
 
 static void test_4level_accessed_dirty(void **state)
@@ -119,16 +126,16 @@ static void test_4level_accessed_dirty(void **state)
 	assert_int_equal(f->res.gpa, DATA | (GVA & 0xfff));
 	assert_int_equal(f->res.page_size, PAGE_SIZE);
 	assert_false(f->res.global);
-	assert_false(f->res.write_ok); /* D is clear: a store must walk */
+	assert_false(write_ok(f, WALK_USER)); /* D is clear: a store must walk */
 	for (unsigned l = 1; l <= 4; l++)
 		assert_int_equal(*f->e[l] & (A | D), A);
 	good(f, GVA, WALK_USER | WALK_WRITE);
 	assert_int_equal(*f->e[1] & (A | D), A | D);
 	for (unsigned l = 2; l <= 4; l++)
 		assert_int_equal(*f->e[l] & (A | D), A);
-	assert_true(f->res.write_ok);
+	assert_true(write_ok(f, WALK_USER | WALK_WRITE));
 	good(f, GVA, WALK_USER);
-	assert_true(f->res.write_ok);
+	assert_true(write_ok(f, WALK_USER));
 }
 
 static void test_faults_set_no_bits(void **state)
@@ -142,7 +149,7 @@ static void test_faults_set_no_bits(void **state)
 	/* Readable but not writable: no later store may skip the walk. */
 	*f->e[1] |= D;
 	good(f, GVA, WALK_USER);
-	assert_false(f->res.write_ok);
+	assert_false(write_ok(f, WALK_USER));
 }
 
 static void test_not_present_at_each_level(void **state)

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "src/base/atomic.h"
 #include "src/base/log.h"
 #include "src/engine/bt/translate.h"
 
@@ -13,6 +14,8 @@
 #define HOT_SIZE  MIB(24)
 #define META_SIZE MIB(64)
 #define MAX_SLICE 30000u
+/* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
+#define SHADOW_BYTES KIB(192)
 
 static int map_code(struct bt *bt)
 {
@@ -32,14 +35,28 @@ out:
 	return r;
 }
 
-int bt_create(struct bt **out, struct cpu *cpu)
+static void init_emit(struct bt *bt)
+{
+	ptrdiff_t to_exec = bt->rx - bt->rw;
+
+	bt->e = (struct emit){.p = bt->rw, .end = bt->rw + HOT_SIZE, .to_exec = to_exec};
+	bt->cold = (struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = to_exec};
+	bt_emit_stubs(bt);
+	bt->first = bt->e.p;
+}
+
+int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *cfg)
 {
 	struct bt *bt = calloc(1, sizeof(*bt));
 	int r;
 
 	if (!bt)
 		return -ENOMEM;
-	bt->cpu = cpu;
+	bt->bc = bc;
+	bt->cpu = bc->cpu;
+	bt->hot = cfg->hot;
+	bt->counted = cfg->counted;
+	bt->single = cfg->single;
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
 	host_isa_probe(&bt->isa);
@@ -55,13 +72,10 @@ int bt_create(struct bt **out, struct cpu *cpu)
 	ZydisDecoderInit(&bt->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-	bt->e = (struct emit){.p = bt->rw, .end = bt->rw + HOT_SIZE, .to_exec = bt->rx - bt->rw};
-	bt->cold =
-		(struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = bt->rx - bt->rw};
-	bt_emit_stubs(bt);
-	bt->first = bt->e.p;
-	cpu->bt.self = cpu;
-	cpu->bt.owner = bt;
+	init_emit(bt);
+	bt->cpu->bt.self = bt->cpu;
+	bt->cpu->bt.owner = bt;
+	bt->cpu->bt.host_mxcsr = MXCSR_INIT;
 	*out = bt;
 	return 0;
 }
@@ -90,6 +104,7 @@ void bt_flush(struct bt *bt)
 	bt->e.p = bt->first;
 	bt->cold.p = bt->rw + HOT_SIZE;
 	bt->meta_used = 0;
+	bt->redo = NULL;
 	bt->cpu->bt.exit = NULL;
 }
 
@@ -104,42 +119,25 @@ void *bt_meta_alloc(struct bt *bt, size_t size)
 	return p;
 }
 
-/* Lazy flags to AH (as LAHF) and AL (OF), and back. */
-static uint16_t flags_pack(const struct cpu *c)
+/* The unit is compiled again, and whoever comes by the old code is sent to the new. */
+static void redo(struct bt *bt)
 {
-	uint64_t f = flags_get(c);
+	struct block *unit = bt->redo;
+	struct emit at = {.p = (uint8_t *)unit->native - bt->e.to_exec};
 
-	return (f & 0xff) << 8 | (f & FLAG_OF ? 1 : 0);
+	bt->redo = NULL;
+	at.end = at.p + 5;
+	if (bt_translate(bt, unit))
+		e_jmp_to(&at, (uint8_t *)unit->native - bt->e.to_exec);
 }
 
-static void flags_unpack(struct cpu *c, uint16_t ax)
+static void finish(struct bt *bt)
 {
-	flags_set_arith(c, ax >> 8 | (ax & 1 ? FLAG_OF : 0));
-}
-
-bool bt_step(struct cpu *c, struct bt_site *site)
-{
-	struct bt *bt = c->bt.owner;
-
-	c->gpr[REG_PC] = c->bt.page + site->block_off;
-	flags_unpack(c, c->bt.flags);
-	c->bt.next = false;
-	bt->site = site;
-	site->slot[0].exec(c, &site->slot[0]);
-	bt->site = NULL;
-	if (!c->bt.next) {
-		c->stats->instructions -= site->behind;
-		bt->in_cpu = true;
-		return false;
-	}
-	c->bt.flags = flags_pack(c);
-	return true;
-}
-
-static void count(struct bt *bt)
-{
-	bt->cpu->stats->instructions += bt->slice - bt->cpu->bt.left;
+	if (bt->counted)
+		bt->cpu->stats->instructions += bt->slice - bt->cpu->bt.left;
 	bt->running = false;
+	if (unlikely(bt->redo))
+		redo(bt);
 }
 
 /* Compiled code branched to a non-canonical address: the branch is undone, its handler faults. */
@@ -149,34 +147,41 @@ static void refault(struct bt *bt, struct bt_site *branch)
 
 	c->gpr[RSP] += branch->undo_rsp;
 	c->gpr[REG_PC] = c->bt.page + branch->block_off;
-	c->stats->instructions--;
 	branch->slot[0].exec(c, &branch->slot[0]);
 }
 
-void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32_t max_insns)
+void bt_unkick(struct bt *bt)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+
+	/* Before the caller reads what it may be kicked for: a kick after that is seen by the code.
+	 */
+	atomic_store_seq(&bt->cpu->bt.stack_limit, here - SHADOW_BYTES);
+}
+
+void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 {
 	struct cpu *c = bt->cpu;
 	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->enter);
 
-	c->bt.jump = bc->jump;
+	c->bt.jump = bt->bc->jump;
 	c->bt.page = c->rip & PAGE_MASK;
-	c->bt.key = block_jump_key(bc, c->rip, 0);
+	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
 	c->bt.salt = block_jump_salt(c, c->rip);
-	c->bt.flags = flags_pack(c);
+	c->bt.flags = bt_flags_pack(c);
 	c->bt.exit = NULL;
 	c->bt.branch = NULL;
-	bt->slice = MIN(max_insns, MAX_SLICE);
-	/* At least one block runs, or a caller with a small budget would not get on. */
-	bt->slice = MAX(bt->slice, BLOCK_MAX_INSNS);
+	/* At least one unit runs, or a caller with a small budget would not get on. */
+	bt->slice = MAX(MIN(max_insns, MAX_SLICE), UNIT_MAX_INSNS);
 	c->bt.left = bt->slice;
 	bt->in_cpu = false;
 	bt->running = true;
 	enter(b->native);
-	count(bt);
+	finish(bt);
 	/* A handler set rip itself, and raised what there was to raise. */
 	if (bt->in_cpu)
 		return;
-	flags_unpack(c, c->bt.flags);
+	bt_flags_unpack(c, c->bt.flags);
 	if (unlikely(!gva_canonical(c->rip) && c->bt.branch))
 		refault(bt, c->bt.branch);
 }
@@ -188,9 +193,7 @@ bool bt_running(const struct bt *bt)
 
 void bt_landed(struct bt *bt)
 {
-	count(bt);
-	bt->cpu->stats->instructions -= bt->site->behind + 1;
-	bt->site = NULL;
+	finish(bt);
 	bt->cpu->bt.exit = NULL;
 }
 
@@ -199,7 +202,7 @@ void bt_link(struct bt *bt, const struct block *next)
 	const struct bt_exit *x = bt->cpu->bt.exit;
 
 	bt->cpu->bt.exit = NULL;
-	if (next->native && next->gpa == x->gpa && next->key == x->key)
+	if (next->native && next->gpa == x->gpa && next->key == x->key && !bt->single)
 		e_patch(x->jump, (uint8_t *)next->native - bt->e.to_exec);
 }
 

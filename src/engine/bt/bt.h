@@ -12,28 +12,40 @@
 
 struct bt;
 
-int bt_create(struct bt **bt, struct cpu *cpu);
+struct bt_config {
+	uint32_t hot; /* runs after which a block is worth following when a unit is formed */
+	bool counted; /* count instructions: bt_run() ends after about max_insns of them */
+	bool single;  /* return after each block (lockstep checking) */
+};
+
+int bt_create(struct bt **bt, struct block_cache *bc, const struct bt_config *cfg);
 void bt_destroy(struct bt *bt);
 
 /* Before the first bt_run() on a thread: points GS at the CPU. */
 void bt_enter_thread(struct cpu *cpu);
 
-/* Compiles a kept block; b->native is set if that worked. Returns false if the code buffer is full.
+/*
+ * Compiles a kept block; b->native is set if that worked. Returns false if the code buffer is full.
  */
 bool bt_translate(struct bt *bt, struct block *b);
 /* Drops all compiled code; the caller has dropped or will re-create all blocks. */
 void bt_flush(struct bt *bt);
 
 /*
- * Runs compiled code from b at cpu->rip until it leaves it, at most about max_insns instructions.
- * State is in struct cpu before and after. Faults unwind as in the interpreter, with
- * bt_fault_insns() telling how many counted instructions were not completed.
+ * Takes back a kick (cpu->bt.stack_limit). The caller then looks at what it may have been kicked
+ * for, before it calls bt_run().
  */
-void bt_run(struct bt *bt, struct block_cache *bc, const struct block *b, uint32_t max_insns);
+void bt_unkick(struct bt *bt);
+/*
+ * Runs compiled code from b at cpu->rip until it leaves it: for a kick, for something that the
+ * interpreter has to do, or after about max_insns instructions if they are counted. State is in
+ * struct cpu before and after. Faults unwind as in the interpreter.
+ */
+void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns);
 /* If compiled code was left by an exit to this very block, joins the two. */
 void bt_link(struct bt *bt, const struct block *next);
 void bt_unlink(struct bt *bt);
-/* At the landing of a fault inside bt_run(): corrects the instruction count. */
+/* At the landing of a fault inside bt_run(). */
 void bt_landed(struct bt *bt);
 bool bt_running(const struct bt *bt);
 

@@ -9,7 +9,7 @@
 /*
  * Guest registers live in the host registers of the same name, but for four: guest RSP is in host
  * R15; guest R10, R11 and R15 are in memory, since host R10 and R11 are scratch. Host RSP is the
- * host's stack.
+ * host's stack, whose top is the shadow of the guest's return addresses.
  */
 #define H_GUEST_RSP H_R15
 #define SCRATCH0    H_R10
@@ -31,14 +31,32 @@ static inline unsigned host_reg_of(unsigned guest)
 #define GPR_OFF(r)     (CPU_OFF(gpr) + 8 * (r))
 
 /*
- * An instruction that compiled code hands to the interpreter's handler: always, or when its fast
- * path does not apply. The handler ends by calling slot[n]'s successor, which returns to us.
+ * An instruction that compiled code hands to the interpreter's handler. The handler ends by calling
+ * slot[n]'s successor, which returns to us.
  */
 struct bt_site {
 	struct insn slot[3];
 	uint32_t block_off; /* of the block in its page: the handler needs REG_PC */
-	uint16_t behind;    /* instructions of the block behind this one */
 	int32_t undo_rsp;   /* what takes back an indirect branch's change of RSP */
+};
+
+/*
+ * A check of guest addresses in compiled code, or another point from which the interpreter can go
+ * on: with slot of its block, to the block's end.
+ */
+struct bt_check {
+	const struct block *block;
+	struct block *unit; /* the block that was translated */
+	const uint8_t *retry;
+	uint32_t block_off;
+	uint16_t slot;
+	uint16_t span;	 /* distance between the first and the last byte checked */
+	uint8_t align; /* the address at align_off must be a multiple of it; 0: any */
+	uint8_t align_off;
+	uint8_t vec_level; /* of a check of the vector registers */
+	bool write;	 /* stores are among the accesses */
+	bool fill_write; /* the instruction at slot stores: the fill may set the dirty bit */
+	bool any_half;	 /* addresses may be in the half that the code is not in */
 };
 
 /* A jump at the end of a block that may be patched to go straight to the next block. */
@@ -52,42 +70,63 @@ struct bt_space;
 
 struct bt {
 	struct cpu *cpu;
+	struct block_cache *bc;
 	uint8_t *rw, *rx; /* two mappings of the code buffer */
 	size_t size;
 	struct emit e;	  /* what runs */
 	struct emit cold; /* what seldom runs: kept apart, so that caches hold more of the rest */
 	uint8_t *first;	  /* end of the common stubs, where block code starts */
-	char *meta;	  /* sites and exits */
+	char *meta;	  /* sites, checks and exits */
 	size_t meta_size, meta_used;
-	const struct bt_site *site; /* being run by a handler */
-	struct bt_space *tr_space;  /* work space of one translation */
+	struct block *redo;	   /* unit to compile again, with other choices */
+	struct bt_space *tr_space; /* work space of one translation */
 	ZydisDecoder decoder;
 	struct host_isa isa;
+	uint32_t hot;	/* how often a block was interpreted that is worth following */
 	uint32_t slice; /* instructions granted to this run */
+	bool single;	/* compiled code returns after each unit of one block */
+	bool counted;	/* compiled code counts instructions, and stops after a slice */
 	bool running;	/* compiled code is on the stack */
 	bool in_cpu;	/* the block was left by a handler: flags are in struct cpu */
 	/* Common stubs, writable addresses. */
-	uint8_t *enter, *leave, *step, *chain, *lookup;
+	uint8_t *enter, *leave, *step, *chain, *lookup, *ret_miss, *miss, *underflow, *vec_enter, *vec_save, *vec_load;
 };
 
 /* stubs.c */
 void bt_emit_stubs(struct bt *bt);
 void *bt_meta_alloc(struct bt *bt, size_t size);
-/* Called by the step stub. False: the block is to be left, state is in struct cpu. */
-bool bt_step(struct cpu *cpu, struct bt_site *site);
+/* What of the guest's vector registers is in the host's: cpu->bt.vec_level. */
+#define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
+#define BT_VEC_AVX 2 /* YMM0-15, as AVX instructions may */
+
+/* slow.c: called by stubs, with the vector registers in struct cpu. */
+enum bt_step { BT_STEP_LEAVE, BT_STEP_ON, BT_STEP_ON_VEC };
+/* LEAVE: state is in struct cpu. ON_VEC: the vector registers are to be loaded again. */
+enum bt_step bt_step(struct cpu *cpu, struct bt_site *site);
+/* Whether vector registers may be loaded for the check: where to go on then, or NULL. */
+const uint8_t *bt_vec_enter(struct cpu *cpu, const struct bt_check *check);
+/* Interprets from the check's instruction to the end of its block. */
+void bt_rest(struct cpu *cpu, const struct bt_check *check);
+/*
+ * miss.c: called with guest vector registers in the host's; it and all it calls use none.
+ * Makes the check at address lo pass if that is possible: where to go on, or NULL.
+ */
+const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
+
+/* Lazy flags to AH (as LAHF) and AL (OF), and back. */
+uint16_t bt_flags_pack(const struct cpu *c);
+void bt_flags_unpack(struct cpu *c, uint16_t ax);
 
 /* Saves and restores the arithmetic flags around code that clobbers them; uses host RAX. */
 static inline void emit_save_flags(struct emit *e)
 {
 	e_store(e, H_RAX, CPU_OFF(bt.rax));
-	e8(e, 0x9f);			       /* lahf */
-	e8(e, 0x0f), e8(e, 0x90), e8(e, 0xc0); /* seto al */
+	e_code(e, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
 }
 
 static inline void emit_restore_flags(struct emit *e)
 {
-	e8(e, 0x04), e8(e, 0x7f); /* add al, 0x7f: sets OF if al is 1 */
-	e8(e, 0x9e);		  /* sahf */
+	e_code(e, 0x04, 0x7f, 0x9e); /* add al, 0x7f: sets OF if al is 1; sahf */
 	e_load(e, H_RAX, CPU_OFF(bt.rax));
 }
 

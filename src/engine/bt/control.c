@@ -8,53 +8,69 @@ static const ZydisDecodedOperandMem at_rsp = {.type = ZYDIS_MEMOP_TYPE_MEM,
 static const ZydisDecodedOperandMem at_rbp = {.type = ZYDIS_MEMOP_TYPE_MEM,
 					      .base = ZYDIS_REGISTER_RBP};
 
+static void add_access(struct tr_insn *in, const ZydisDecodedOperandMem *m, bool write)
+{
+	in->acc[in->naccs++] = (struct tr_access){.m = m,   .len = 8, .write = write};
+}
+
 static void move_rsp(struct tr *t, int32_t by)
 {
-	e_lea(t->e, H_GUEST_RSP, H_GUEST_RSP, H_RSP, 0, by);
+	e_lea(t->e, H_GUEST_RSP, H_GUEST_RSP, H_NONE, 0, by);
 }
 
 /* reg = linear address of an offset in the current page. */
-static void page_address(struct tr *t, unsigned reg, int32_t off)
+static void page_address(struct emit *e, unsigned reg, int32_t off)
 {
-	e_load(t->e, reg, CPU_OFF(bt.page));
-	e_lea(t->e, reg, reg, H_RSP, 0, off);
+	e_load(e, reg, CPU_OFF(bt.page));
+	e_lea(e, reg, reg, H_NONE, 0, off);
 }
 
+/* To the target in SCRATCH0; branch: the site of an indirect branch, or NULL. */
 static void look_up(struct tr *t, struct bt_site *branch)
 {
-	if (branch) {
+	if (branch)
 		e_mov_imm64(t->e, SCRATCH1, (uintptr_t)branch);
-	} else {
-		e8(t->e, 0x41), e8(t->e, 0xbb), e32(t->e, 0); /* mov r11d, 0 */
-	}
+	else
+		e_code(t->e, 0x41, 0xbb, 0, 0, 0, 0); /* mov r11d, 0 */
 	e_jmp_to(t->e, t->bt->lookup);
 }
 
-/*
- * Leaves the block for an offset relative to its page. Inside the page the jump can be joined to
- * the target later: both are dropped together. Elsewhere the mapping may change, so the target is
- * looked up each time.
- */
-void tr_exit(struct tr *t, int64_t target, unsigned jcc)
+static void add_far(struct tr *t, uint8_t *from, int64_t target, struct bt_site *branch)
 {
-	if (target >= 0 && target < (int64_t)PAGE_SIZE) {
-		t->exit[t->nexits].from = jcc == TR_ALWAYS ? e_jmp(t->e) : e_jcc(t->e, jcc);
-		t->exit[t->nexits++].target = target;
-	} else {
-		uint8_t *skip = jcc == TR_ALWAYS ? NULL : e_jcc(t->e, jcc ^ 1);
-
-		if (target != (int32_t)target)
-			t->failed = true;
-		page_address(t, SCRATCH0, target);
-		look_up(t, NULL);
-		if (skip && !t->e->full)
-			e_patch(skip, t->e->p);
+	if (target != (int32_t)target || t->nfar == ARRAY_SIZE(t->far)) {
+		t->failed = true;
+		return;
 	}
+	t->far[t->nfar++] = (struct tr_far){.from = from, .target = target, .branch = branch};
 }
 
-static int64_t branch_target(const struct tr *t, const struct tr_insn *in)
+/* Where a jump inside the page may be joined to its target, and elsewhere the target is looked up.
+ */
+static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 {
-	return (int64_t)t->page_off + in->off + in->zi.length + in->op[0].imm.value.s;
+	if (target < 0 || target >= (int64_t)PAGE_SIZE)
+		add_far(t, from, target, NULL);
+	else
+		t->exit[t->nexits++] = (struct tr_exit){.from = from, .target = target};
+}
+
+void tr_exit(struct tr *t, int64_t target, unsigned jcc)
+{
+	add_exit(t, jcc == TR_ALWAYS ? e_jmp(t->e) : e_jcc(t->e, jcc), target);
+}
+
+void tr_emit_far(struct tr *t)
+{
+	for (unsigned n = 0; n < t->nfar && !t->e->full; n++) {
+		const struct tr_far *f = &t->far[n];
+
+		e_patch(f->from, t->e->p);
+		if (f->branch)
+			e_load(t->e, SCRATCH0, CPU_OFF(rip));
+		else
+			page_address(t->e, SCRATCH0, f->target);
+		look_up(t, f->branch);
+	}
 }
 
 /* An indirect branch to a non-canonical address must fault itself: bt_run() finds out too late. */
@@ -66,182 +82,299 @@ static struct bt_site *branch_site(struct tr *t, const struct tr_insn *in, int32
 	return s;
 }
 
-static bool emit_push(struct tr *t, const struct tr_insn *in)
+/* --- stack --------------------------------------------------------------------------------- */
+
+static void emit_push(struct tr *t, struct tr_insn *in)
 {
 	const ZydisDecodedOperand *o = &in->op[0];
-	unsigned first = t->nslow;
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
 
-	if (in->zi.operand_width != 64)
-		return false;
 	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		tr_access(t, in, &below_rsp, 8, true);
-		e8(t->e, 0x49), e8(t->e, 0xc7), e8(t->e, 0x02); /* mov qword [r10], imm32 */
+		e_code(t->e, 0x48 | e_rex_mem(&hm), 0xc7); /* mov qword [mem], imm32 */
+		e_modrm(t->e, 0, &hm);
 		e32(t->e, o->imm.value.s);
-	} else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(o->reg.value) >= 0) {
+	} else {
 		unsigned g = tr_gpr(o->reg.value), h = host_reg_of(g);
 
-		tr_access(t, in, &below_rsp, 8, true);
 		if (h == IN_MEMORY) {
-			h = SCRATCH1;
+			h = SCRATCH0;
 			e_load(t->e, h, GPR_OFF(g));
 		}
-		e_op_mem(t->e, 0x89, h, SCRATCH0, 0);
-	} else {
-		return false;
+		e_op_mem(t->e, 0x89, h, &hm);
 	}
 	move_rsp(t, -8);
-	tr_resume_here(t, first);
-	return true;
 }
 
-static bool emit_pop(struct tr *t, const struct tr_insn *in)
+static void emit_push_mem(struct tr *t, struct tr_insn *in)
 {
-	unsigned first = t->nslow, h;
-	int g;
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
 
-	if (in->zi.operand_width != 64 || in->op[0].type != ZYDIS_OPERAND_TYPE_REGISTER)
-		return false;
-	g = tr_gpr(in->op[0].reg.value);
-	if (g < 0)
-		return false;
-	tr_access(t, in, &at_rsp, 8, false);
-	e_op_mem(t->e, 0x8b, SCRATCH1, SCRATCH0, 0);
-	move_rsp(t, 8);
-	h = host_reg_of(g);
-	if (h == IN_MEMORY)
-		e_store(t->e, SCRATCH1, GPR_OFF(g));
-	else
-		e_mov_rr(t->e, h, SCRATCH1);
-	tr_resume_here(t, first);
-	return true;
+	e_op_mem(t->e, 0x8b, SCRATCH0, &hm);
+	hm = tr_operand(t, in, &in->acc[1], false);
+	e_op_mem(t->e, 0x89, SCRATCH0, &hm);
+	move_rsp(t, -8);
 }
 
-static bool emit_leave(struct tr *t, const struct tr_insn *in)
+static bool plan_push(struct tr_insn *in)
 {
-	unsigned first = t->nslow;
+	const ZydisDecodedOperand *o = &in->op[0];
 
 	if (in->zi.operand_width != 64)
 		return false;
-	tr_access(t, in, &at_rbp, 8, false);
-	e_op_mem(t->e, 0x8b, SCRATCH1, SCRATCH0, 0);
-	e_lea(t->e, H_GUEST_RSP, H_RBP, H_RSP, 0, 8);
-	e_mov_rr(t->e, H_RBP, SCRATCH1);
-	tr_resume_here(t, first);
+	in->emit = emit_push;
+	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		if (!tr_can_address(in, &o->mem))
+			return false;
+		add_access(in, &o->mem, false);
+		in->emit = emit_push_mem;
+	} else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(o->reg.value) < 0) {
+		return false;
+	}
+	add_access(in, &below_rsp, true);
 	return true;
 }
 
-/*
- * The target of an indirect branch to cpu->rip: nobody reads that before the branch is taken, and
- * the handler of a slow path computes it anew.
- */
-static bool load_target(struct tr *t, const struct tr_insn *in)
+static void emit_pop(struct tr *t, struct tr_insn *in)
+{
+	unsigned g = tr_gpr(in->op[0].reg.value), h = host_reg_of(g);
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
+
+	if (h == IN_MEMORY) {
+		e_op_mem(t->e, 0x8b, SCRATCH0, &hm);
+		e_store(t->e, SCRATCH0, GPR_OFF(g));
+		move_rsp(t, 8);
+	} else if (h == H_GUEST_RSP) {
+		e_op_mem(t->e, 0x8b, h, &hm);
+	} else {
+		e_op_mem(t->e, 0x8b, h, &hm);
+		move_rsp(t, 8);
+	}
+}
+
+static bool plan_pop(struct tr_insn *in)
+{
+	if (in->zi.operand_width != 64 || in->op[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    tr_gpr(in->op[0].reg.value) < 0)
+		return false;
+	add_access(in, &at_rsp, false);
+	in->emit = emit_pop;
+	return true;
+}
+
+static void emit_leave(struct tr *t, struct tr_insn *in)
+{
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
+
+	e_lea(t->e, H_GUEST_RSP, H_RBP, H_NONE, 0, 8);
+	e_op_mem(t->e, 0x8b, H_RBP, &hm);
+}
+
+static bool plan_leave(struct tr_insn *in)
+{
+	if (in->zi.operand_width != 64)
+		return false;
+	add_access(in, &at_rbp, false);
+	in->emit = emit_leave;
+	return true;
+}
+
+/* --- branches ------------------------------------------------------------------------------ */
+
+/* SCRATCH0 = the target of an indirect branch; acc[0] is its memory operand if it has one. */
+static void load_target(struct tr *t, const struct tr_insn *in)
 {
 	const ZydisDecodedOperand *o = &in->op[0];
 
 	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		if (!tr_can_address(t, in, &o->mem))
-			return false;
-		tr_access(t, in, &o->mem, 8, false);
-		e_op_mem(t->e, 0x8b, SCRATCH0, SCRATCH0, 0);
-	} else {
-		int g = tr_gpr(o->reg.value);
+		struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
 
-		if (g < 0)
-			return false;
+		e_op_mem(t->e, 0x8b, SCRATCH0, &hm);
+	} else {
+		unsigned g = tr_gpr(o->reg.value);
+
 		if (host_reg_of(g) == IN_MEMORY)
 			e_load(t->e, SCRATCH0, GPR_OFF(g));
 		else
 			e_mov_rr(t->e, SCRATCH0, host_reg_of(g));
 	}
-	return true;
 }
 
-static void push_return_address(struct tr *t, const struct tr_insn *in)
+/*
+ * The return address goes to the guest's stack, and negated to ours with the host's return address
+ * above it (emit_ret() has the other half). A return to here brings it in SCRATCH0.
+ */
+static void emit_any_call(struct tr *t, struct tr_insn *in, const struct tr_access *stack,
+			  bool indirect)
 {
-	tr_access(t, in, &below_rsp, 8, true);
-	page_address(t, SCRATCH1, t->page_off + in->off + in->zi.length);
-	e_op_mem(t->e, 0x89, SCRATCH1, SCRATCH0, 0);
+	int64_t next = tr_next(in);
+	struct host_mem hm = tr_operand(t, in, stack, false);
+	struct emit *e = t->e;
+	uint8_t *call;
+
+	page_address(e, SCRATCH0, next);
+	e_op_mem(e, 0x89, SCRATCH0, &hm);
 	move_rsp(t, -8);
-}
-
-static bool emit_call(struct tr *t, const struct tr_insn *in)
-{
-	unsigned first = t->nslow;
-
-	if (in->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || in->zi.operand_width != 64)
-		return false;
-	if (in->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		push_return_address(t, in);
-		tr_exit(t, branch_target(t, in), TR_ALWAYS);
+	e_code(e, 0x49, 0xf7, 0xd2); /* not r10 */
+	e_lea(e, SCRATCH0, SCRATCH0, H_NONE, 0, 1);
+	e_push(e, SCRATCH0);
+	call = e_call(e);
+	if (indirect)
+		add_far(t, call, 0, branch_site(t, in, 8));
+	else
+		add_exit(t, call, tr_target(in));
+	e_lea(e, H_RSP, H_RSP, H_NONE, 0, 8);
+	if (next < (int64_t)PAGE_SIZE) {
+		e_lea(e, SCRATCH1, SCRATCH0, H_NONE, 0, -next);
+		e_store(e, SCRATCH1, CPU_OFF(bt.page));
+		tr_exit(t, next, TR_ALWAYS);
 	} else {
-		if (!load_target(t, in))
-			return false;
-		e_store(t->e, SCRATCH0, CPU_OFF(rip));
-		push_return_address(t, in);
-		e_load(t->e, SCRATCH0, CPU_OFF(rip));
-		look_up(t, branch_site(t, in, 8));
+		look_up(t, NULL);
 	}
-	/* The handler of a slow path ends the block itself. */
-	tr_resume_here(t, first);
-	return true;
 }
 
-static bool emit_jmp(struct tr *t, const struct tr_insn *in)
+static void emit_call(struct tr *t, struct tr_insn *in)
 {
-	unsigned first = t->nslow;
+	emit_any_call(t, in, &in->acc[0], false);
+}
 
-	if (in->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || in->zi.operand_width != 64)
-		return false;
-	if (in->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		tr_exit(t, branch_target(t, in), TR_ALWAYS);
+static void emit_call_ind(struct tr *t, struct tr_insn *in)
+{
+	load_target(t, in);
+	/* Nobody reads cpu->rip before the branch is taken. */
+	e_store(t->e, SCRATCH0, CPU_OFF(rip));
+	emit_any_call(t, in, &in->acc[in->naccs - 1], true);
+}
+
+/* The memory operand of an indirect branch. */
+static bool plan_target(struct tr_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[0];
+
+	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		if (!tr_can_address(in, &o->mem))
+			return false;
+		add_access(in, &o->mem, false);
 		return true;
 	}
-	if (!load_target(t, in))
+	return tr_gpr(o->reg.value) >= 0;
+}
+
+static bool near64(const struct tr_insn *in)
+{
+	return in->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR && in->zi.operand_width == 64;
+}
+
+static bool plan_call(struct tr *t, struct tr_insn *in)
+{
+	bool indirect = in->op[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE;
+
+	if (!near64(in) || (indirect && !plan_target(in)))
 		return false;
+	add_access(in, &below_rsp, true);
+	in->emit = indirect ? emit_call_ind : emit_call;
+	in->ends = t->polls = true;
+	return true;
+}
+
+static void emit_jump(struct tr *t, struct tr_insn *in)
+{
+	if (in->follow != FOLLOW_TARGET)
+		tr_exit(t, tr_target(in), TR_ALWAYS);
+}
+
+static void emit_jump_ind(struct tr *t, struct tr_insn *in)
+{
+	load_target(t, in);
 	look_up(t, branch_site(t, in, 0));
-	tr_resume_here(t, first);
+}
+
+/* Whether a cycle may close by this jump without another that is noted. */
+static bool may_close(const struct tr_insn *in)
+{
+	return tr_target(in) <= in->off || tr_target(in) >= (int64_t)PAGE_SIZE ||
+	       tr_next(in) >= (int64_t)PAGE_SIZE;
+}
+
+static bool plan_jump(struct tr *t, struct tr_insn *in)
+{
+	if (!near64(in))
+		return false;
+	if (tr_is_jump(in)) {
+		in->emit = emit_jump;
+		t->polls |= may_close(in);
+	} else {
+		if (!plan_target(in))
+			return false;
+		in->emit = emit_jump_ind;
+		t->polls = true;
+	}
+	in->ends = in->follow == FOLLOW_NOTHING;
 	return true;
 }
 
-static bool emit_ret(struct tr *t, const struct tr_insn *in)
+static void emit_ret(struct tr *t, struct tr_insn *in)
 {
-	unsigned first = t->nslow;
-	int32_t release = 8;
+	int32_t release = 8 + (in->zi.operand_count_visible ? in->op[0].imm.value.u & 0xffff : 0);
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
+	struct emit *e = t->e;
 
-	if (in->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || in->zi.operand_width != 64)
-		return false;
-	if (in->zi.operand_count_visible)
-		release += in->op[0].imm.value.u & 0xffff;
-	tr_access(t, in, &at_rsp, 8, false);
-	e_op_mem(t->e, 0x8b, SCRATCH0, SCRATCH0, 0);
+	e_op_mem(e, 0x8b, SCRATCH0, &hm);
 	move_rsp(t, release);
-	look_up(t, branch_site(t, in, -release));
-	tr_resume_here(t, first);
-	return true;
+	/* The address that our stack expects, negated, plus the real one: flags must stay. */
+	e_mov_rr(e, SCRATCH1, H_RCX);
+	e_load_at(e, H_RCX, H_RSP, 8);
+	e_lea(e, H_RCX, H_RCX, SCRATCH0, 0, 0);
+	e_code(e, 0xe3, 18);	      /* jrcxz over the next three */
+	e_mov_rr(e, H_RCX, SCRATCH1); /* 3 bytes */
+	e_mov_imm64(e, SCRATCH1, (uintptr_t)branch_site(t, in, -release)); /* 10 */
+	e_jmp_to(e, t->bt->ret_miss);					   /* 5 */
+	e_mov_rr(e, H_RCX, SCRATCH1);
+	e8(e, 0xc3);
 }
 
-static bool emit_jcc(struct tr *t, const struct tr_insn *in)
+static bool plan_ret(struct tr *t, struct tr_insn *in)
 {
-	unsigned map = in->zi.opcode_map, op = in->zi.opcode;
-	bool jcc = (map == ZYDIS_OPCODE_MAP_DEFAULT && op >= 0x70 && op <= 0x7f) ||
-		   (map == ZYDIS_OPCODE_MAP_0F && op >= 0x80 && op <= 0x8f);
-
-	if (!jcc || in->zi.operand_width != 64)
+	if (!near64(in))
 		return false;
-	tr_exit(t, branch_target(t, in), op & 15);
-	tr_exit(t, (int64_t)t->page_off + in->off + in->zi.length, TR_ALWAYS);
+	add_access(in, &at_rsp, false);
+	in->emit = emit_ret;
+	in->ends = t->polls = true;
 	return true;
 }
 
-bool tr_control(struct tr *t, const struct tr_insn *in)
+static void emit_jcc(struct tr *t, struct tr_insn *in)
+{
+	unsigned cc = in->zi.opcode & 15;
+
+	switch (in->follow) {
+	case FOLLOW_NEXT: tr_exit(t, tr_target(in), cc); break;
+	case FOLLOW_TARGET: tr_exit(t, tr_next(in), cc ^ 1); break;
+	case FOLLOW_NOTHING:
+		tr_exit(t, tr_target(in), cc);
+		tr_exit(t, tr_next(in), TR_ALWAYS);
+		break;
+	}
+}
+
+static bool plan_jcc(struct tr *t, struct tr_insn *in)
+{
+	if (!tr_is_jcc(in))
+		return false;
+	in->emit = emit_jcc;
+	in->ends = in->follow == FOLLOW_NOTHING;
+	t->polls |= may_close(in);
+	return true;
+}
+
+bool tr_plan_control(struct tr *t, struct tr_insn *in)
 {
 	switch (in->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_PUSH: return emit_push(t, in);
-	case ZYDIS_MNEMONIC_POP: return emit_pop(t, in);
-	case ZYDIS_MNEMONIC_LEAVE: return emit_leave(t, in);
-	case ZYDIS_MNEMONIC_CALL: return emit_call(t, in);
-	case ZYDIS_MNEMONIC_JMP: return emit_jmp(t, in);
-	case ZYDIS_MNEMONIC_RET: return emit_ret(t, in);
-	default: return in->zi.meta.category == ZYDIS_CATEGORY_COND_BR && emit_jcc(t, in);
+	case ZYDIS_MNEMONIC_PUSH: return plan_push(in);
+	case ZYDIS_MNEMONIC_POP: return plan_pop(in);
+	case ZYDIS_MNEMONIC_LEAVE: return plan_leave(in);
+	case ZYDIS_MNEMONIC_CALL: return plan_call(t, in);
+	case ZYDIS_MNEMONIC_JMP: return plan_jump(t, in);
+	case ZYDIS_MNEMONIC_RET: return plan_ret(t, in);
+	default: return in->zi.meta.category == ZYDIS_CATEGORY_COND_BR && plan_jcc(t, in);
 	}
 }

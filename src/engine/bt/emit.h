@@ -28,10 +28,18 @@ enum host_reg {
 	H_R15,
 };
 
+#define H_NONE H_RSP /* as an index register */
+
 struct emit {
 	uint8_t *p, *end;  /* in the writable mapping */
 	ptrdiff_t to_exec; /* executable address - writable address */
 	bool full;
+};
+
+/* A memory operand of the host: [base + index << scale + disp]. */
+struct host_mem {
+	uint8_t base, index, scale;
+	int32_t disp;
 };
 
 static inline void e8(struct emit *e, uint8_t b)
@@ -60,6 +68,9 @@ static inline void ebytes(struct emit *e, const void *p, size_t n)
 		e8(e, ((const uint8_t *)p)[k]);
 }
 
+/* A literal sequence: e_code(e, 0x48, 0x99). */
+#define e_code(e, ...) ebytes(e, (const uint8_t[]){__VA_ARGS__}, sizeof((uint8_t[]){__VA_ARGS__}))
+
 static inline uint8_t *e_exec(const struct emit *e, uint8_t *p)
 {
 	return p + e->to_exec;
@@ -68,11 +79,14 @@ static inline uint8_t *e_exec(const struct emit *e, uint8_t *p)
 /* One-byte-opcode instruction with a field of struct cpu as memory operand: gs:[off]. */
 static inline void e_gs(struct emit *e, bool w, uint8_t op, unsigned reg, size_t off)
 {
-	e8(e, 0x65);
-	e8(e, 0x40 | (w ? 8 : 0) | (reg >> 3) << 2);
-	e8(e, op);
-	e8(e, 0x04 | (reg & 7) << 3);
-	e8(e, 0x25);
+	e_code(e, 0x65, 0x40 | (w ? 8 : 0) | (reg >> 3) << 2, op, 0x04 | (reg & 7) << 3, 0x25);
+	e32(e, off);
+}
+
+/* The same with a register as base: gs:[base + off]; base is not RSP or R12. */
+static inline void e_gs_base(struct emit *e, uint8_t op, unsigned reg, unsigned base, size_t off)
+{
+	e_code(e, 0x65, 0x48 | (reg >> 3) << 2 | base >> 3, op, 0x80 | (reg & 7) << 3 | (base & 7));
 	e32(e, off);
 }
 
@@ -95,48 +109,66 @@ static inline void e_store16(struct emit *e, unsigned reg, size_t off)
 
 static inline void e_mov_imm64(struct emit *e, unsigned reg, uint64_t v)
 {
-	e8(e, 0x48 | reg >> 3);
-	e8(e, 0xb8 | (reg & 7));
+	e_code(e, 0x48 | reg >> 3, 0xb8 | (reg & 7));
 	e64(e, v);
+}
+
+/* mov reg, imm32 sign-extended */
+static inline void e_mov_imm32(struct emit *e, unsigned reg, int32_t v)
+{
+	e_code(e, 0x48 | reg >> 3, 0xc7, 0xc0 | (reg & 7));
+	e32(e, v);
 }
 
 static inline void e_mov_rr(struct emit *e, unsigned dst, unsigned src)
 {
-	e8(e, 0x48 | (src >> 3) << 2 | dst >> 3);
-	e8(e, 0x89);
-	e8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
+	e_code(e, 0x48 | (src >> 3) << 2 | dst >> 3, 0x89, 0xc0 | (src & 7) << 3 | (dst & 7));
 }
 
-/* ModRM, SIB and displacement of [base + index << scale + disp]; index H_RSP: none. */
-static inline void e_mem(struct emit *e, unsigned reg, unsigned base, unsigned index,
-			 unsigned scale, int32_t disp)
+/* ModRM, SIB and displacement of [base + index << scale + disp]; index H_NONE: none. */
+static inline void e_modrm(struct emit *e, unsigned reg, const struct host_mem *m)
 {
-	bool sib = index != H_RSP || (base & 7) == 4;
-	unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp == (int8_t)disp ? 1 : 2;
+	bool sib = m->index != H_NONE || (m->base & 7) == 4;
+	unsigned mod = m->disp == 0 && (m->base & 7) != 5 ? 0 : m->disp == (int8_t)m->disp ? 1 : 2;
 
-	e8(e, mod << 6 | (reg & 7) << 3 | (sib ? 4 : base & 7));
+	e8(e, mod << 6 | (reg & 7) << 3 | (sib ? 4 : m->base & 7));
 	if (sib)
-		e8(e, scale << 6 | (index & 7) << 3 | (base & 7));
+		e8(e, m->scale << 6 | (m->index & 7) << 3 | (m->base & 7));
 	if (mod == 1)
-		e8(e, disp);
+		e8(e, m->disp);
 	else if (mod == 2)
-		e32(e, disp);
+		e32(e, m->disp);
+}
+
+/* The REX bits that a memory operand needs. */
+static inline unsigned e_rex_mem(const struct host_mem *m)
+{
+	return (m->index != H_NONE ? (m->index >> 3) << 1 : 0) | m->base >> 3;
+}
+
+/* 64-bit op reg, [mem] */
+static inline void e_op_mem(struct emit *e, uint8_t op, unsigned reg, const struct host_mem *m)
+{
+	e_code(e, 0x48 | (reg >> 3) << 2 | e_rex_mem(m), op);
+	e_modrm(e, reg, m);
 }
 
 static inline void e_lea(struct emit *e, unsigned reg, unsigned base, unsigned index,
 			 unsigned scale, int32_t disp)
 {
-	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3);
-	e8(e, 0x8d);
-	e_mem(e, reg, base, index, scale, disp);
+	e_op_mem(e, 0x8d, reg,
+		 &(struct host_mem){.base = base, .index = index, .scale = scale, .disp = disp});
 }
 
-/* 64-bit op reg, [base + disp]. */
-static inline void e_op_mem(struct emit *e, uint8_t op, unsigned reg, unsigned base, int32_t disp)
+/* reg = [base + disp], and back. */
+static inline void e_load_at(struct emit *e, unsigned reg, unsigned base, int32_t disp)
 {
-	e8(e, 0x48 | (reg >> 3) << 2 | base >> 3);
-	e8(e, op);
-	e_mem(e, reg, base, H_RSP, 0, disp);
+	e_op_mem(e, 0x8b, reg, &(struct host_mem){.base = base, .index = H_NONE, .disp = disp});
+}
+
+static inline void e_store_at(struct emit *e, unsigned reg, unsigned base, int32_t disp)
+{
+	e_op_mem(e, 0x89, reg, &(struct host_mem){.base = base, .index = H_NONE, .disp = disp});
 }
 
 /* jmp, jcc and call with a 32-bit displacement; return where the displacement is, for e_patch(). */
@@ -149,18 +181,36 @@ static inline uint8_t *e_jmp(struct emit *e)
 
 static inline uint8_t *e_jcc(struct emit *e, unsigned cc)
 {
-	e8(e, 0x0f);
-	e8(e, 0x80 | cc);
+	e_code(e, 0x0f, 0x80 | cc);
 	e32(e, 0);
 	return e->p - 4;
 }
 
-/* at: from e_jmp() or e_jcc(); to: writable address of the target. */
+static inline uint8_t *e_call(struct emit *e)
+{
+	e8(e, 0xe8);
+	e32(e, 0);
+	return e->p - 4;
+}
+
+static inline void e_jmp_reg(struct emit *e, unsigned reg)
+{
+	e_code(e, 0x40 | reg >> 3, 0xff, 0xe0 | (reg & 7));
+}
+
+/* at: from e_jmp(), e_jcc() or e_call(); to: writable address of the target. */
 static inline void e_patch(uint8_t *at, const uint8_t *to)
 {
 	int32_t rel = to - (at + 4);
 
 	memcpy(at, &rel, 4);
+}
+
+/* To where emission stands now. */
+static inline void e_patch_here(struct emit *e, uint8_t *at)
+{
+	if (!e->full)
+		e_patch(at, e->p);
 }
 
 static inline void e_jmp_to(struct emit *e, const uint8_t *to)
@@ -173,14 +223,27 @@ static inline void e_jmp_to(struct emit *e, const uint8_t *to)
 
 static inline void e_call_to(struct emit *e, const uint8_t *to)
 {
-	e8(e, 0xe8);
-	e32(e, 0);
+	uint8_t *at = e_call(e);
+
 	if (!e->full)
-		e_patch(e->p - 4, to);
+		e_patch(at, to);
 }
 
-#define CC_NE 5
+static inline void e_push(struct emit *e, unsigned reg)
+{
+	e_code(e, 0x40 | reg >> 3, 0x50 | (reg & 7));
+}
+
+static inline void e_pop(struct emit *e, unsigned reg)
+{
+	e_code(e, 0x40 | reg >> 3, 0x58 | (reg & 7));
+}
+
+#define CC_B  2
+#define CC_AE 3
 #define CC_E  4
+#define CC_NE 5
+#define CC_BE 6
 #define CC_S  8
 
 #endif

@@ -20,8 +20,9 @@ static bool counted_shift(const ZydisDecodedInstruction *zi)
 	}
 }
 
-void tr_flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op, uint32_t *reads,
-		 uint32_t *kills)
+/* What an instruction reads of, and surely overwrites in, the arithmetic flags. */
+static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op,
+		     uint32_t *reads, uint32_t *kills)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 
@@ -63,7 +64,7 @@ static uint32_t live_at(const struct tr *t, int64_t page_off)
 		memcpy(buf, (const void *)(npt_hva(pte) + page_off), avail);
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, buf, avail, &zi, op)))
 			break;
-		tr_flags_of(&zi, op, &reads, &kills);
+		flags_of(&zi, op, &reads, &kills);
 		found |= reads & unknown;
 		unknown &= ~(reads | kills);
 		if (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
@@ -77,29 +78,38 @@ static uint32_t live_at(const struct tr *t, int64_t page_off)
 	return found | unknown;
 }
 
-static uint32_t live_at_end(const struct tr *t)
+/* Flags that matter behind the last instruction of a block of the unit. */
+static uint32_t live_behind(const struct tr *t, const struct tr_insn *last, uint32_t followed)
 {
-	const struct tr_insn *last = &t->in[t->n - 1];
-	int64_t next = t->page_off + t->b->bytes;
-
+	if (last->follow == FOLLOW_NEXT) {
+		if (last->zi.meta.category == ZYDIS_CATEGORY_COND_BR)
+			return followed | live_at(t, tr_target(last));
+		return followed;
+	}
+	if (last->follow == FOLLOW_TARGET) {
+		if (last->zi.meta.category == ZYDIS_CATEGORY_COND_BR)
+			return followed | live_at(t, tr_next(last));
+		return followed;
+	}
 	if (last->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
-		return live_at(t, next);
-	if (last->op[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !last->op[0].imm.is_relative)
-		return ARITH_FLAGS;
-	if (last->zi.meta.category == ZYDIS_CATEGORY_COND_BR)
-		return live_at(t, next) | live_at(t, next + last->op[0].imm.value.s);
-	if (last->zi.meta.category == ZYDIS_CATEGORY_UNCOND_BR)
-		return live_at(t, next + last->op[0].imm.value.s);
-	return ARITH_FLAGS;
+		return live_at(t, tr_next(last));
+	if (tr_is_jcc(last))
+		return live_at(t, tr_next(last)) | live_at(t, tr_target(last));
+	return tr_is_jump(last) ? live_at(t, tr_target(last)) : ARITH_FLAGS;
 }
 
 void tr_flags(struct tr *t)
 {
-	uint32_t live = live_at_end(t), reads, kills;
+	uint32_t live = 0, reads, kills;
 
 	for (unsigned n = t->n; n-- > 0;) {
-		tr_flags_of(&t->in[n].zi, t->in[n].op, &reads, &kills);
+		struct tr_insn *in = &t->in[n];
+
+		if (n == t->n - 1 || in->block != in[1].block)
+			live = live_behind(t, in, live);
+		in->live_out = live;
+		flags_of(&in->zi, in->op, &reads, &kills);
 		live = (live & ~kills) | reads;
-		t->in[n].live_in = live;
+		in->live_in = live;
 	}
 }

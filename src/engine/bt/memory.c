@@ -1,7 +1,6 @@
 /*
- * Guest memory access in compiled code: effective address, look-up of the software TLB, host
- * address. A miss of any kind (also page crossing, MMIO, a page with code) hands the instruction
- * over.
+ * Guest memory access in compiled code: the check of a group of accesses against the software TLB,
+ * and host operands behind it.
  */
 #include "src/engine/bt/translate.h"
 
@@ -20,15 +19,20 @@ static bool is_none(ZydisRegister r)
 	return r == ZYDIS_REGISTER_NONE;
 }
 
-static int64_t rip_disp(const struct tr *t, const struct tr_insn *in,
-			const ZydisDecodedOperandMem *m)
+static bool has_segment(const ZydisDecodedOperandMem *m)
 {
-	return m->disp.value + t->page_off + in->off + in->zi.length;
+	return m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS;
 }
 
-bool tr_can_address(const struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m)
+/* The displacement, for rip-relative addresses from the start of the page. */
+static int64_t page_disp(const struct tr_insn *in, const ZydisDecodedOperandMem *m)
 {
-	int64_t disp = m->base == ZYDIS_REGISTER_RIP ? rip_disp(t, in, m) : m->disp.value;
+	return m->disp.value + (m->base == ZYDIS_REGISTER_RIP ? tr_next(in) : 0);
+}
+
+bool tr_can_address(const struct tr_insn *in, const ZydisDecodedOperandMem *m)
+{
+	int64_t disp = page_disp(in, m);
 
 	return in->zi.address_width == 64 && disp == (int32_t)disp &&
 	       m->type == ZYDIS_MEMOP_TYPE_MEM;
@@ -37,102 +41,193 @@ bool tr_can_address(const struct tr *t, const struct tr_insn *in, const ZydisDec
 /* Whether computing the address needs both scratch registers. */
 static bool needs_both(const ZydisDecodedOperandMem *m)
 {
-	if (m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS)
-		return true;
-	return !is_none(m->index) && host_of(m->index) == IN_MEMORY;
+	return has_segment(m) || (!is_none(m->index) && host_of(m->index) == IN_MEMORY);
 }
 
-/* SCRATCH0 = linear address; may use SCRATCH1; flags stay. */
-static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m)
+/* out, a scratch register, = linear address + more; flags stay. May use the other one. */
+static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,
+			 unsigned out, int64_t more)
 {
 	struct emit *e = t->e;
-	unsigned base = H_RSP, index = H_RSP;
-	unsigned scale = tr_scale(m);
-	int32_t disp = m->disp.value;
+	unsigned other = out == SCRATCH0 ? SCRATCH1 : SCRATCH0;
+	unsigned base = H_NONE, index = H_NONE;
+	int64_t disp = page_disp(in, m) + more;
 
+	if (disp != (int32_t)disp)
+		t->failed = true;
 	if (m->base == ZYDIS_REGISTER_RIP) {
-		e_load(e, SCRATCH0, CPU_OFF(bt.page));
-		base = SCRATCH0;
-		disp = rip_disp(t, in, m);
+		e_load(e, out, CPU_OFF(bt.page));
+		base = out;
 	} else if (!is_none(m->base)) {
 		base = host_of(m->base);
 		if (base == IN_MEMORY) {
-			e_load(e, SCRATCH0, GPR_OFF(tr_gpr(m->base)));
-			base = SCRATCH0;
+			e_load(e, out, GPR_OFF(tr_gpr(m->base)));
+			base = out;
 		}
 	}
 	if (!is_none(m->index)) {
 		index = host_of(m->index);
 		if (index == IN_MEMORY) {
-			e_load(e, SCRATCH1, GPR_OFF(tr_gpr(m->index)));
-			index = SCRATCH1;
+			e_load(e, other, GPR_OFF(tr_gpr(m->index)));
+			index = other;
 		}
 	}
-	if (base == H_RSP && index == H_RSP) {
-		e8(e, 0x49), e8(e, 0xc7), e8(e, 0xc2); /* mov r10, imm32 */
+	if (base == H_NONE && index == H_NONE) {
+		e_mov_imm32(e, out, disp);
+	} else if (base == H_NONE) {
+		/* lea out, [index * scale + disp32] */
+		e_code(e, 0x48 | (out >> 3) << 2 | (index >> 3) << 1, 0x8d, 0x04 | (out & 7) << 3,
+		       tr_scale(m) << 6 | (index & 7) << 3 | 5);
 		e32(e, disp);
-	} else if (base == H_RSP) {
-		/* lea r10, [index * scale + disp32] */
-		e8(e, 0x4c | (index >> 3) << 1);
-		e8(e, 0x8d);
-		e8(e, 0x04 | (SCRATCH0 & 7) << 3);
-		e8(e, scale << 6 | (index & 7) << 3 | 5);
-		e32(e, disp);
-	} else {
-		e_lea(e, SCRATCH0, base, index, scale, disp);
+	} else if (base != out || index != H_NONE || disp) {
+		e_lea(e, out, base, index, tr_scale(m), disp);
 	}
-	if (m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS) {
+	if (has_segment(m)) {
 		unsigned s = m->segment == ZYDIS_REGISTER_FS ? SEG_FS : SEG_GS;
 
-		e_load(e, SCRATCH1,
+		e_load(e, other,
 		       CPU_OFF(seg) + s * sizeof(struct seg) + offsetof(struct seg, base));
-		e_lea(e, SCRATCH0, SCRATCH0, SCRATCH1, 0, 0);
+		e_lea(e, out, out, other, 0, 0);
 	}
 }
 
-static void add_slow(struct tr *t, const struct tr_insn *in, uint8_t *from, bool flags_saved)
-{
-	struct tr_slow *s = &t->slow[t->nslow++];
-
-	*s = (struct tr_slow){.from = from, .site = tr_site(t, in), .flags_saved = flags_saved};
-}
-
-void tr_access(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,
-	       unsigned len, bool write)
+static void emit_tag(struct tr *t)
 {
 	struct emit *e = t->e;
-	bool live = in->live_in, both = needs_both(m);
+	uint8_t *upper, *done;
 
-	emit_address(t, in, m);
-	if (both)
-		e_store(e, SCRATCH0, CPU_OFF(bt.address));
-	if (live)
-		emit_save_flags(e);
-	/* SCRATCH1 = the entry */
-	e_mov_rr(e, SCRATCH1, SCRATCH0);
-	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xeb), e8(e, INDEX_SHIFT); /* shr r11, imm8 */
-	e8(e, 0x41), e8(e, 0x81), e8(e, 0xe3), e32(e, INDEX_MASK); /* and r11d, imm32 */
-	e_gs(e, true, 0x03, SCRATCH1, CPU_OFF(tlb_cur));
-	/* SCRATCH0 = the tag that the page of the last byte must have */
-	if (len > 1)
-		e8(e, 0x49), e8(e, 0x83), e8(e, 0xc2), e8(e, len - 1); /* add r10, imm8 */
-	e8(e, 0x49), e8(e, 0x81), e8(e, 0xe2), e32(e, 0xfffff000u);    /* and r10, ~0xfff */
-	e_gs(e, true, 0x0b, SCRATCH0, CPU_OFF(tlb.tag) + (t->user ? 0 : 8));
-	e_op_mem(e, 0x39, SCRATCH0, SCRATCH1,
-		 write ? offsetof(struct tlb_entry, wtag) : offsetof(struct tlb_entry, rtag));
-	add_slow(t, in, e_jcc(e, CC_NE), live);
-	e_op_mem(e, 0x8b, SCRATCH1, SCRATCH1, offsetof(struct tlb_entry, addend));
-	if (live)
-		emit_restore_flags(e);
-	if (both)
-		e_load(e, SCRATCH0, CPU_OFF(bt.address));
-	else
-		emit_address(t, in, m);
-	e_lea(e, SCRATCH0, SCRATCH0, SCRATCH1, 0, 0);
+	if (!t->any_half) {
+		e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + (t->upper ? 8 : 0));
+		return;
+	}
+	e_code(e, 0x4d, 0x85, 0xd2); /* test r10, r10 */
+	upper = e_jcc(e, CC_S);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag));
+	done = e_jmp(e);
+	e_patch_here(e, upper);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8);
+	e_patch_here(e, done);
 }
 
-void tr_resume_here(struct tr *t, unsigned first)
+/* SCRATCH1 = the addend of the group's page, or out of line. */
+static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 {
-	for (unsigned n = first; n < t->nslow; n++)
-		t->slow[n].resume = t->e->p;
+	struct emit *e = t->e;
+	size_t entry = CPU_OFF(tlb.e) + t->ctx * TLB_SIZE * sizeof(struct tlb_entry);
+	/* The last address of the group that has to be aligned: its page is that of the last byte. */
+	int64_t last = g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
+	uint32_t mask = 0xfffff000u | (g->align ? g->align - 1 : 0);
+	bool live = at->live_in;
+	const uint8_t *retry = e->p;
+
+	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, g->lo - g->check_disp);
+	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last - g->lo);
+	if (live)
+		emit_save_flags(e);
+	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	  /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);  /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, mask); /* and r10, mask */
+	emit_tag(t);
+	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1,
+		  entry + (g->write ? offsetof(struct tlb_entry, wtag)
+				    : offsetof(struct tlb_entry, rtag)));
+	t->slow[t->nslow++] = (struct tr_slow){
+		.from = e_jcc(e, CC_NE), .retry = retry, .g = g, .at = at, .flags_saved = live};
+	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
+	if (live)
+		emit_restore_flags(e);
+}
+
+void tr_checks(struct tr *t, struct tr_insn *in)
+{
+	unsigned n = in - t->in;
+
+	for (; t->next_group < t->ngroups && t->group[t->next_group].check_at == n;
+	     t->next_group++) {
+		struct tr_group *g = &t->group[t->next_group];
+
+		emit_check(t, in, g);
+		t->addend = t->next_group;
+		/* It is used at once and never again, or kept. */
+		g->kept = g->last != n || needs_both(g->check->m) || in->naccs > 1 ||
+			  (t->next_group + 1 < t->ngroups && g[1].check_at == n);
+		if (g->kept)
+			e_store(t->e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
+	}
+}
+
+static void need_addend(struct tr *t, const struct tr_access *a)
+{
+	if (t->addend == a->group)
+		return;
+	e_load(t->e, SCRATCH1, CPU_OFF(bt.addend) + 8 * t->group[a->group].slot);
+	t->addend = a->group;
+}
+
+struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct tr_access *a,
+			   bool one_scratch)
+{
+	const ZydisDecodedOperandMem *m = a->m;
+	struct host_mem hm = {.base = SCRATCH0, .index = SCRATCH1};
+
+	if (needs_both(m))
+		t->addend = NO_GROUP;
+	if (!has_segment(m) && is_none(m->index) && !is_none(m->base)) {
+		if (m->base == ZYDIS_REGISTER_RIP)
+			e_load(t->e, SCRATCH0, CPU_OFF(bt.page));
+		else if (host_of(m->base) == IN_MEMORY)
+			e_load(t->e, SCRATCH0, GPR_OFF(tr_gpr(m->base)));
+		else
+			hm.base = host_of(m->base);
+		hm.disp = page_disp(in, m);
+	} else {
+		emit_address(t, in, m, SCRATCH0, 0);
+	}
+	need_addend(t, a);
+	if (one_scratch && hm.base == SCRATCH0) {
+		e_lea(t->e, SCRATCH1, SCRATCH0, SCRATCH1, 0, hm.disp);
+		t->addend = NO_GROUP;
+		hm = (struct host_mem){.base = SCRATCH1, .index = H_NONE};
+	}
+	return hm;
+}
+
+static void emit_vec_slow(struct tr *t, const struct tr_slow *s, struct bt_check *c)
+{
+	c->retry = e_exec(t->e, (uint8_t *)s->retry);
+	c->vec_level = t->vec_level;
+	e_patch(s->from, t->e->p);
+	if (s->flags_saved)
+		emit_restore_flags(t->e);
+	e_mov_imm64(t->e, SCRATCH1, (uintptr_t)c);
+	e_jmp_to(t->e, t->bt->vec_enter);
+}
+
+void tr_emit_slow(struct tr *t)
+{
+	struct emit *e = t->e;
+
+	for (unsigned n = 0; n < t->nslow && !e->full; n++) {
+		const struct tr_slow *s = &t->slow[n];
+		const struct tr_group *g = s->g;
+		struct bt_check *c = tr_check(t, s->at);
+
+		if (!g) {
+			emit_vec_slow(t, s, c);
+			continue;
+		}
+		c->retry = e_exec(e, (uint8_t *)s->retry);
+		c->span = g->hi - g->lo;
+		c->align = g->align;
+		c->align_off = g->align_at - g->lo;
+		c->write = g->write;
+		c->any_half = t->any_half;
+		c->fill_write = g->check->write && g->check_at == g->first;
+		e_patch(s->from, e->p);
+		if (s->flags_saved)
+			emit_restore_flags(e);
+		emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, g->lo - g->check_disp);
+		e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
+		e_jmp_to(e, t->bt->miss);
+	}
 }

@@ -30,45 +30,103 @@ static void fill(struct emit *e)
 			e_load(e, host_reg_of(g), GPR_OFF(g));
 }
 
-static void push(struct emit *e, unsigned r)
+/* --- vector registers ---------------------------------------------------------------------- */
+
+/* Between register n and its place in struct cpu; op: 0x11 stores, 0x10 loads. */
+static void vec_move(struct bt *bt, unsigned n, uint8_t op)
 {
-	if (r >= 8)
-		e8(e, 0x41);
-	e8(e, 0x50 | (r & 7));
+	struct emit *e = &bt->e;
+
+	e8(e, 0x65);
+	if (bt->isa.avx)
+		e_code(e, 0xc5, n < 8 ? 0xfc : 0x7c); /* vmovups ymm */
+	else
+		e_code(e, 0x40 | (n >> 3) << 2, 0x0f); /* movups xmm */
+	e_code(e, op, 0x04 | (n & 7) << 3, 0x25);
+	e32(e, CPU_OFF(vec.ymm) + 32 * n);
 }
 
-static void pop(struct emit *e, unsigned r)
+/* reg: 2 loads MXCSR, 3 stores it. */
+static void vec_mxcsr(struct emit *e, unsigned reg, size_t off)
 {
-	if (r >= 8)
-		e8(e, 0x41);
-	e8(e, 0x58 | (r & 7));
+	e_code(e, 0x65, 0x0f, 0xae, 0x04 | reg << 3, 0x25);
+	e32(e, off);
+}
+
+/* Called with RAX free. Leaves the level that was there in vec_was. */
+static void emit_vec_save(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	bt->vec_save = e->p;
+	for (unsigned n = 0; n < 16; n++)
+		vec_move(bt, n, 0x11);
+	vec_mxcsr(e, 3, CPU_OFF(vec.mxcsr));
+	vec_mxcsr(e, 2, CPU_OFF(bt.host_mxcsr));
+	if (bt->isa.avx)
+		e_code(e, 0xc5, 0xf8, 0x77); /* vzeroupper: else the monitor's SSE code pays */
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
+	e_code(e, 0x31, 0xc0); /* xor eax, eax */
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
+	e8(e, 0xc3);
+}
+
+/* Called with RAX free: the level becomes vec_was. */
+static void emit_vec_load(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	bt->vec_load = e->p;
+	vec_mxcsr(e, 2, CPU_OFF(vec.mxcsr));
+	for (unsigned n = 0; n < 16; n++)
+		vec_move(bt, n, 0x10);
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
+	e8(e, 0xc3);
+}
+
+/* Before C code that may use vector registers: saves the guest's if they are in the host's. */
+static void save_vectors(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
+	e_code(e, 0x85, 0xc0, 0x74, 0x05); /* test eax, eax; jz over the call */
+	e_call_to(e, bt->vec_save);
 }
 
 static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 
-/* void enter(void *native) */
+/*
+ * void enter(void *native). The base of the shadow stack is an entry that no return matches but one
+ * to this non-canonical address.
+ */
 static void emit_enter(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
 	bt->enter = e->p;
 	for (unsigned n = 0; n < ARRAY_SIZE(callee_saved); n++)
-		push(e, callee_saved[n]);
-	/* Seven words are on the stack: one more keeps it aligned to 16 for calls. */
-	push(e, H_RDI);
+		e_push(e, callee_saved[n]);
 	e_mov_rr(e, SCRATCH1, H_RDI);
+	e_mov_imm64(e, SCRATCH0, 1ull << 63);
+	e_push(e, SCRATCH0);
+	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, bt->underflow));
+	e_push(e, SCRATCH0);
 	e_store(e, H_RSP, CPU_OFF(bt.host_rsp));
 	fill(e);
-	e8(e, 0x41), e8(e, 0xff), e8(e, 0xe3); /* jmp r11 */
+	e_jmp_reg(e, SCRATCH1);
 }
 
 /* Guest state is in struct cpu already. */
 static void emit_return(struct emit *e)
 {
 	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
-	pop(e, H_RDI);
+	e_lea(e, H_RSP, H_RSP, H_NONE, 0, 16);
 	for (unsigned n = ARRAY_SIZE(callee_saved); n-- > 0;)
-		pop(e, callee_saved[n]);
+		e_pop(e, callee_saved[n]);
 	e8(e, 0xc3);
 }
 
@@ -77,6 +135,7 @@ static void emit_leave(struct bt *bt)
 {
 	bt->leave = bt->e.p;
 	spill(&bt->e);
+	save_vectors(bt);
 	emit_return(&bt->e);
 }
 
@@ -88,28 +147,83 @@ static void emit_chain(struct bt *bt)
 	e_jmp_to(&bt->e, bt->leave);
 }
 
+/* Calls a C function with the CPU as first argument; RBX holds RSP meanwhile. */
+static void call_c(struct emit *e, void *fn)
+{
+	e_load(e, H_RDI, CPU_OFF(bt.self));
+	e_mov_rr(e, H_RBX, H_RSP);
+	e_code(e, 0x48, 0x83, 0xe4, 0xf0); /* and rsp, -16 */
+	e_mov_imm64(e, H_RAX, (uintptr_t)fn);
+	e_code(e, 0xff, 0xd0); /* call rax */
+	e_mov_rr(e, H_RSP, H_RBX);
+}
+
 /* Called with the struct bt_site in SCRATCH0. */
 static void emit_step(struct bt *bt)
 {
 	struct emit *e = &bt->e;
-	uint8_t *done;
+	uint8_t *leave;
 
 	bt->step = e->p;
 	spill(e);
-	e_load(e, H_RDI, CPU_OFF(bt.self));
+	save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH0);
-	/* sub rsp, 8: the call that came here pushed 8 bytes */
-	e8(e, 0x48), e8(e, 0x83), e8(e, 0xec), e8(e, 0x08);
-	e_mov_imm64(e, H_RAX, (uintptr_t)bt_step);
-	e8(e, 0xff), e8(e, 0xd0); /* call rax */
-	e8(e, 0x84), e8(e, 0xc0); /* test al, al */
-	done = e_jcc(e, CC_E);
+	call_c(e, bt_step);
+	e_code(e, 0x83, 0xf8, BT_STEP_ON); /* cmp eax, imm8 */
+	leave = e_jcc(e, CC_B);
+	e_code(e, 0x74, 0x05); /* je over the call */
+	e_call_to(e, bt->vec_load);
 	fill(e);
-	/* lea rsp, [rsp + 8]; ret: flags stay */
-	e8(e, 0x48), e8(e, 0x8d), e8(e, 0x64), e8(e, 0x24), e8(e, 0x08);
 	e8(e, 0xc3);
-	if (!e->full)
-		e_patch(done, e->p);
+	e_patch_here(e, leave);
+	emit_return(e);
+}
+
+/* Jumped to with the struct bt_check in SCRATCH1 and the first address checked in SCRATCH0. */
+static void emit_miss(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+	uint8_t *rest;
+
+	bt->miss = e->p;
+	spill(e);
+	e_store(e, SCRATCH1, CPU_OFF(bt.check));
+	e_mov_rr(e, H_RSI, SCRATCH1);
+	e_mov_rr(e, H_RDX, SCRATCH0);
+	call_c(e, bt_miss);
+	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
+	rest = e_jcc(e, CC_E);
+	e_mov_rr(e, SCRATCH1, H_RAX);
+	fill(e);
+	e_jmp_reg(e, SCRATCH1);
+	e_patch_here(e, rest);
+	save_vectors(bt);
+	e_load(e, H_RSI, CPU_OFF(bt.check));
+	call_c(e, bt_rest);
+	emit_return(e);
+}
+
+/* Jumped to with the struct bt_check in SCRATCH1: loads the vector registers if that is allowed. */
+static void emit_vec_enter(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+	uint8_t *rest;
+
+	bt->vec_enter = e->p;
+	spill(e);
+	save_vectors(bt);
+	e_store(e, SCRATCH1, CPU_OFF(bt.check));
+	e_mov_rr(e, H_RSI, SCRATCH1);
+	call_c(e, bt_vec_enter);
+	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
+	rest = e_jcc(e, CC_E);
+	e_mov_rr(e, SCRATCH1, H_RAX);
+	e_call_to(e, bt->vec_load);
+	fill(e);
+	e_jmp_reg(e, SCRATCH1);
+	e_patch_here(e, rest);
+	e_load(e, H_RSI, CPU_OFF(bt.check));
+	call_c(e, bt_rest);
 	emit_return(e);
 }
 
@@ -125,39 +239,63 @@ static void emit_lookup(struct bt *bt)
 	bt->lookup = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(rip));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	if (bt->single) {
+		e_jmp_to(e, bt->leave);
+		return;
+	}
 	emit_save_flags(e);
 	e_mov_rr(e, SCRATCH1, SCRATCH0);
-	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xeb), e8(e, 12);	       /* shr r11, 12 */
-	e8(e, 0x4d), e8(e, 0x31), e8(e, 0xd3);			       /* xor r11, r10 */
-	e_gs(e, true, 0x33, SCRATCH1, CPU_OFF(bt.salt));	       /* xor r11, salt */
-	e8(e, 0x41), e8(e, 0x81), e8(e, 0xe3), e32(e, JUMP_CACHE - 1); /* and r11d, mask */
-	e8(e, 0x49), e8(e, 0xc1), e8(e, 0xe3), e8(e, 5);	       /* shl r11, 5 */
+	e_code(e, 0x49, 0xc1, 0xeb, 12);		     /* shr r11, 12 */
+	e_code(e, 0x4d, 0x31, 0xd3);			     /* xor r11, r10 */
+	e_gs(e, true, 0x33, SCRATCH1, CPU_OFF(bt.salt));     /* xor r11, salt */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, JUMP_CACHE - 1); /* and r11d, mask */
+	e_code(e, 0x49, 0xc1, 0xe3, 5);			     /* shl r11, 5 */
 	e_gs(e, true, 0x03, SCRATCH1, CPU_OFF(bt.jump));
-	e_op_mem(e, 0x39, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
+	e_op_mem(e, 0x39, SCRATCH0,
+		 &(struct host_mem){SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, rip)});
 	miss[0] = e_jcc(e, CC_NE);
 	e_load(e, SCRATCH0, CPU_OFF(bt.key));
-	e_op_mem(e, 0x39, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, key));
+	e_op_mem(e, 0x39, SCRATCH0,
+		 &(struct host_mem){SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, key)});
 	miss[1] = e_jcc(e, CC_NE);
-	e_op_mem(e, 0x8b, SCRATCH1, SCRATCH1, offsetof(struct jump_entry, native));
-	e8(e, 0x4d), e8(e, 0x85), e8(e, 0xdb); /* test r11, r11 */
+	e_load_at(e, SCRATCH1, SCRATCH1, offsetof(struct jump_entry, native));
+	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
 	miss[2] = e_jcc(e, CC_E);
 	e_load(e, SCRATCH0, CPU_OFF(rip));
-	e8(e, 0x49), e8(e, 0x81), e8(e, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
 	e_store(e, SCRATCH0, CPU_OFF(bt.page));
 	emit_restore_flags(e);
-	e8(e, 0x41), e8(e, 0xff), e8(e, 0xe3); /* jmp r11 */
-	for (unsigned n = 0; n < 3; n++)
-		if (!e->full)
-			e_patch(miss[n], e->p);
+	e_jmp_reg(e, SCRATCH1);
+	for (unsigned n = 0; n < ARRAY_SIZE(miss); n++)
+		e_patch_here(e, miss[n]);
 	emit_restore_flags(e);
 	e_jmp_to(e, bt->leave);
 }
 
+/* As lookup, for a return that the shadow stack did not expect: what is on it will not match. */
+static void emit_ret_miss(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	bt->ret_miss = e->p;
+	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
+	e_jmp_to(e, bt->lookup);
+	/* The return that matches the base of the shadow stack. */
+	bt->underflow = e->p;
+	e_mov_imm32(e, SCRATCH1, 0);
+	e_jmp_to(e, bt->ret_miss);
+}
+
 void bt_emit_stubs(struct bt *bt)
 {
+	emit_vec_save(bt);
+	emit_vec_load(bt);
 	emit_leave(bt);
 	emit_chain(bt);
+	emit_lookup(bt);
+	emit_ret_miss(bt);
 	emit_enter(bt);
 	emit_step(bt);
-	emit_lookup(bt);
+	emit_miss(bt);
+	emit_vec_enter(bt);
 }

@@ -1,4 +1,4 @@
-/* One block: decode again with all operands, find live flags, emit, then the parts out of line. */
+/* One unit from its first block to host code. */
 #include "src/engine/bt/translate.h"
 
 #include "src/engine/interp/ops.h"
@@ -8,28 +8,9 @@ static OP(op_bt_next)
 	c->bt.next = true;
 }
 
-/* False: the bytes do not match the interpreter's decoding. */
-static bool decode(struct tr *t)
+static uint32_t block_off(const struct tr_insn *in)
 {
-	const struct block *b = t->b;
-	const struct insn *slot = b->slot;
-	unsigned off = 0;
-
-	for (t->n = 0; t->n < b->insns; t->n++) {
-		struct tr_insn *in = &t->in[t->n];
-
-		in->insn = slot;
-		in->off = off;
-		in->bytes = b->code + off;
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, in->bytes, b->bytes - off,
-							 &in->zi, in->op)))
-			in->zi = (ZydisDecodedInstruction){0}; /* its handler raises the fault */
-		else if (in->zi.length != slot->len)
-			return false;
-		off += slot->len;
-		slot += slot->exec == op_vector ? 2 : 1;
-	}
-	return true;
+	return in->block->gpa & ~PAGE_MASK;
 }
 
 struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
@@ -39,74 +20,81 @@ struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 
 	if (!s) {
 		t->failed = true;
-		return &t->overflow;
+		return &t->no_site;
 	}
 	memcpy(s->slot, in->insn, n * sizeof(struct insn));
 	s->slot[n] = (struct insn){.exec = op_bt_next, .mode = 8};
-	s->block_off = t->page_off;
-	s->behind = t->n - 1 - (in - t->in);
+	s->block_off = block_off(in);
+	s->undo_rsp = 0;
 	return s;
 }
 
-void tr_hand_over(struct tr *t, const struct tr_insn *in)
+struct bt_check *tr_check(struct tr *t, const struct tr_insn *in)
+{
+	struct bt_check *c = bt_meta_alloc(t->bt, sizeof(*c));
+
+	if (!c) {
+		t->failed = true;
+		return &t->no_check;
+	}
+	*c = (struct bt_check){.block = in->block, .unit = t->b, .block_off = block_off(in)};
+	c->slot = in->insn - in->block->slot;
+	return c;
+}
+
+static void emit_hand_over(struct tr *t, struct tr_insn *in)
 {
 	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)tr_site(t, in));
 	e_call_to(t->e, t->bt->step);
+	t->addend = NO_GROUP;
 }
 
-static void emit_rip(struct tr *t, int32_t page_off)
+/* cpu->rip = linear address of an offset in the current page. */
+static void emit_rip(struct tr *t, int32_t off)
 {
 	e_load(t->e, SCRATCH0, CPU_OFF(bt.page));
-	e_lea(t->e, SCRATCH0, SCRATCH0, H_RSP, 0, page_off);
+	e_lea(t->e, SCRATCH0, SCRATCH0, H_NONE, 0, off);
 	e_store(t->e, SCRATCH0, CPU_OFF(rip));
 }
 
-/* Counts the block's instructions and leaves if the slice is over or somebody kicked. */
-static void emit_poll(struct tr *t, bool live, uint8_t *out[2])
+/*
+ * Leaves if somebody kicked, the shadow stack is full, or (where instructions are counted) the
+ * slice is over. Units without a way to be part of a cycle need no such look.
+ */
+static unsigned emit_poll(struct tr *t, uint8_t *out[2])
 {
 	struct emit *e = t->e;
+	bool live = t->in[0].live_in;
+	unsigned n = 0;
 
+	if (!t->polls && !t->bt->counted)
+		return 0;
 	if (live)
 		emit_save_flags(e);
-	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.left));
-	e8(e, 0x41), e8(e, 0x83), e8(e, 0xea), e8(e, t->n); /* sub r10d, n */
-	out[0] = e_jcc(e, CC_S);
-	/* cmp byte gs:[kick], 0 */
-	e8(e, 0x65), e8(e, 0x80), e8(e, 0x3c), e8(e, 0x25);
-	e32(e, CPU_OFF(bt.kick));
-	e8(e, 0);
-	out[1] = e_jcc(e, CC_NE);
-	e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.left));
+	if (t->bt->counted) {
+		e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.left));
+		e_code(e, 0x41, 0x83, 0xea, t->n); /* sub r10d, n */
+		out[n++] = e_jcc(e, CC_S);
+	}
+	e_gs(e, true, 0x3b, H_RSP, CPU_OFF(bt.stack_limit)); /* cmp rsp, gs:[limit] */
+	out[n++] = e_jcc(e, CC_B);
+	if (t->bt->counted)
+		e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.left));
 	if (live)
 		emit_restore_flags(e);
+	return n;
 }
 
-static void emit_poll_exit(struct tr *t, uint8_t *const from[2], bool live)
+static void emit_poll_exit(struct tr *t, uint8_t *const from[2], unsigned n)
 {
-	if (!t->e->full) {
-		e_patch(from[0], t->e->p);
-		e_patch(from[1], t->e->p);
-	}
-	if (live)
+	if (!n)
+		return;
+	while (n-- > 0)
+		e_patch_here(t->e, from[n]);
+	if (t->in[0].live_in)
 		emit_restore_flags(t->e);
-	emit_rip(t, t->page_off);
+	emit_rip(t, t->in[0].off);
 	e_jmp_to(t->e, t->bt->leave);
-}
-
-static void emit_slow_paths(struct tr *t)
-{
-	struct emit *e = t->e;
-
-	for (unsigned n = 0; n < t->nslow && !e->full; n++) {
-		struct tr_slow *s = &t->slow[n];
-
-		e_patch(s->from, e->p);
-		if (s->flags_saved)
-			emit_restore_flags(e);
-		e_mov_imm64(e, SCRATCH0, (uintptr_t)s->site);
-		e_call_to(e, t->bt->step);
-		e_jmp_to(e, s->resume);
-	}
 }
 
 static void emit_exits(struct tr *t)
@@ -114,8 +102,13 @@ static void emit_exits(struct tr *t)
 	struct emit *e = t->e;
 
 	for (unsigned n = 0; n < t->nexits && !e->full; n++) {
-		struct bt_exit *x = bt_meta_alloc(t->bt, sizeof(*x));
+		struct bt_exit *x;
 
+		if (t->exit[n].target == t->in[0].off && !t->bt->single) {
+			e_patch(t->exit[n].from, t->entry);
+			continue;
+		}
+		x = bt_meta_alloc(t->bt, sizeof(*x));
 		if (!x) {
 			t->failed = true;
 			return;
@@ -132,60 +125,66 @@ static void emit_exits(struct tr *t)
 
 static void emit_body(struct tr *t)
 {
-	bool ended = false;
-
 	for (unsigned n = 0; n < t->n; n++) {
-		const struct tr_insn *in = &t->in[n];
-		bool last = n == t->n - 1u;
+		struct tr_insn *in = &t->in[n];
 
-		if (!in->zi.length || in->insn->exec == op_vector) {
-			tr_hand_over(t, in);
-			continue;
-		}
-		if (tr_control(t, in)) {
-			ended = last && in->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
-			continue;
-		}
-		if (!tr_native(t, in))
-			tr_hand_over(t, in);
+		if (t->vec_level && t->vec_at == n)
+			tr_emit_vec_check(t, in);
+		tr_checks(t, in);
+		if (in->emit)
+			in->emit(t, in);
+		else
+			emit_hand_over(t, in);
 	}
 	/* A handler that ends the block does not come back; others fall through to here. */
-	if (!ended)
-		tr_exit(t, t->page_off + t->b->bytes, TR_ALWAYS);
+	if (!t->in[t->n - 1].ends)
+		tr_exit(t, tr_next(&t->in[t->n - 1]), TR_ALWAYS);
+}
+
+static void start(struct tr *t, struct bt *bt, const struct block *b)
+{
+	t->bt = bt;
+	t->e = &bt->e;
+	t->entry = bt->e.p;
+	t->ctx = block_key_ctx(b->key);
+	t->upper = block_key_upper(b->key);
+	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
+	t->nslow = t->nexits = t->nfar = t->next_group = 0;
+	t->addend = NO_GROUP;
+	t->vec_level = 0;
+	t->polls = t->failed = false;
 }
 
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
-	uint8_t *start = bt->e.p, *cold = bt->cold.p, *poll[2];
+	uint8_t *cold = bt->cold.p, *poll[2];
 	size_t meta = bt->meta_used;
-	bool live;
+	unsigned npolls;
 
-	t->bt = bt;
-	t->e = &bt->e;
-	t->b = b;
-	t->nslow = t->nexits = 0;
-	t->page_off = b->gpa & ~PAGE_MASK;
-	t->user = b->key >> 12 & 1;
-	t->failed = false;
-	if (!decode(t))
+	start(t, bt, b);
+	if (!tr_unit(t, b))
 		return true;
+	tr_plan(t);
 	tr_flags(t);
-	live = t->in[0].live_in;
-	emit_poll(t, live, poll);
+	tr_groups(t);
+	if (t->vec_level)
+		tr_place_vec_check(t);
+	npolls = emit_poll(t, poll);
 	emit_body(t);
 	t->e = &bt->cold;
-	emit_slow_paths(t);
+	tr_emit_slow(t);
 	emit_exits(t);
-	emit_poll_exit(t, poll, live);
+	tr_emit_far(t);
+	emit_poll_exit(t, poll, npolls);
 	if (bt->e.full || bt->cold.full || t->failed) {
-		bt->e.p = start;
+		bt->e.p = t->entry;
 		bt->cold.p = cold;
 		bt->e.full = bt->cold.full = false;
 		bt->meta_used = meta;
 		return false;
 	}
-	b->native = e_exec(&bt->e, start);
+	b->native = e_exec(&bt->e, t->entry);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
 	return true;
 }

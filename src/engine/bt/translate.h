@@ -1,4 +1,13 @@
-/* What the passes of the translator share: one block on its way to host code. */
+/*
+ * What the passes of the translator share: one unit on its way to host code. A unit is a trace of
+ * blocks of one page: entered at the first, it leaves behind the last or by a jump in between.
+ *
+ *   unit.c     which blocks, decoded with all operands
+ *   plan.c     how each instruction will be emitted, and what it does to registers and memory
+ *   flags.c    which arithmetic flags matter where
+ *   groups.c   which memory accesses share one check, and where that stands
+ *   memory.c, native.c, control.c, ...   host code
+ */
 #ifndef ENGINE_BT_TRANSLATE_H
 #define ENGINE_BT_TRANSLATE_H
 
@@ -7,41 +16,131 @@
 /* The six arithmetic flags, in Zydis's and the processor's bit positions. */
 #define ARITH_FLAGS FLAGS_ARITH
 
+#define UNIT_MAX_BLOCKS 8
+#define UNIT_MAX_INSNS	96
+#define MAX_GROUPS	(2 * UNIT_MAX_INSNS)
+#define NO_GROUP	0xffff
+#define ADDEND_SLOTS	CPU_BT_ADDENDS
+
+_Static_assert(UNIT_MAX_INSNS >= BLOCK_MAX_INSNS, "one block always fits");
+
+struct tr;
+struct tr_insn;
+
+/* A register operand that is spelled out in the encoding; vector registers keep their number. */
+struct reg_operand {
+	uint8_t guest, host;
+	bool present, high8, in_memory;
+	bool read, write; /* the register's old value matters; it changes */
+};
+
+/* Where an encoding may name a register. */
+enum shape_place { AT_REG, AT_RM, AT_OPCODE, AT_VVVV, SHAPE_PLACES };
+
+/* Where the encoding names registers and memory. */
+struct shape {
+	struct reg_operand reg[SHAPE_PLACES];
+	uint8_t prefixes; /* bytes before REX, VEX or opcode */
+	uint8_t opcode;	  /* first opcode byte */
+	bool low8;	  /* an 8-bit operand whose host register needs a REX prefix to be named */
+	bool mem;	  /* acc[0] is the ModRM.rm operand */
+};
+
+/* One access to guest memory by an address that is known when its instruction starts. */
+struct tr_access {
+	const ZydisDecodedOperandMem *m;
+	uint8_t len;
+	uint8_t align; /* the address must be a multiple of it; 0: any */
+	bool write;
+	uint16_t group;
+};
+
+/* What follows the last instruction of a block of the unit. */
+enum tr_follow { FOLLOW_NOTHING, FOLLOW_NEXT, FOLLOW_TARGET };
+
 /* One guest instruction. */
 struct tr_insn {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	const uint8_t *bytes;
+	const struct block *block;
 	const struct insn *insn; /* the interpreter's form; two slots for a vector instruction */
-	uint32_t live_in;	 /* flags whose value before the instruction matters */
-	uint16_t off;		 /* in the block */
+	void (*emit)(struct tr *t, struct tr_insn *in); /* NULL: handed to its handler */
+	struct shape shape;
+	struct tr_access acc[2];
+	uint8_t naccs;
+	bool ends; /* control does not reach what is behind the instruction */
+	enum tr_follow follow;
+	uint32_t live_in;  /* flags whose value before the instruction matters */
+	uint32_t live_out; /* ... and behind it */
+	uint16_t off;	   /* in the page */
 };
 
-/* A branch out of line, taken when a fast path does not apply. */
+/* Accesses relative to one base, checked together: see groups.c. */
+struct tr_group {
+	uint32_t base, index; /* values, by number; 0: none */
+	uint8_t scale, seg;
+	int64_t lo, hi; /* range of bytes, relative to the values; hi is the last byte */
+	bool write;
+	uint8_t align;	 /* the address at align_at must be a multiple of it; 0: any */
+	int64_t align_at; /* relative to the values */
+	uint16_t check_at;	       /* instruction before which the check stands */
+	uint16_t first, last;	       /* instructions that access */
+	const struct tr_access *check; /* the access by whose registers the check computes */
+	int64_t check_disp;	       /* its displacement, relative to the values */
+	uint8_t slot;		       /* where the addend is kept: index in cpu->bt.addend */
+	bool kept;		       /* there */
+};
+
+/* A check's way out of line; g is NULL for that of the vector registers. */
 struct tr_slow {
-	uint8_t *from;	       /* displacement of the jump to here */
-	const uint8_t *resume; /* where to go on after the handler */
-	struct bt_site *site;
+	uint8_t *from;	      /* displacement of the jump to here */
+	const uint8_t *retry; /* start of the check */
+	const struct tr_group *g;
+	const struct tr_insn *at;
 	bool flags_saved;
+};
+
+/* A jump that leaves the unit for an address of its page. */
+struct tr_exit {
+	uint8_t *from;	 /* displacement to patch to the stub, and later to the block */
+	uint32_t target; /* offset in the page */
+};
+
+/* Out-of-line code that looks up its target: a call must come from the call instruction. */
+struct tr_far {
+	uint8_t *from;
+	int32_t target; /* relative to the page; unless the address is in cpu->rip */
+	struct bt_site *branch;
 };
 
 struct tr {
 	struct bt *bt;
 	struct emit *e;
-	const struct block *b;
-	unsigned n;
-	struct tr_insn in[BLOCK_MAX_INSNS];
-	struct tr_slow slow[4 * BLOCK_MAX_INSNS];
+	struct block *b; /* the first */
+	const struct block *block[UNIT_MAX_BLOCKS];
+	unsigned nblocks, n;
+	struct tr_insn in[UNIT_MAX_INSNS];
+	struct tr_group group[MAX_GROUPS];
+	unsigned ngroups;
+	struct tr_slow slow[MAX_GROUPS + 1];
 	unsigned nslow;
-	struct {
-		uint8_t *from;	 /* displacement to patch to the stub, and later to the block */
-		uint32_t target; /* offset in the page */
-	} exit[2];
+	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;
-	unsigned page_off; /* of the block in its page */
-	bool user;	   /* code of CPL 3 */
+	struct tr_far far[UNIT_MAX_BLOCKS];
+	unsigned nfar;
+	unsigned next_group; /* whose check is to be emitted next */
+	unsigned addend;     /* the group whose addend is in SCRATCH1, or NO_GROUP */
+	unsigned ctx;	     /* enum tlb_ctx */
+	bool upper;	     /* the code is in the upper half of addresses */
+	bool any_half;	     /* data may be in the other half */
+	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are none */
+	unsigned vec_at;    /* instruction before which that is checked */
+	bool polls;	     /* the unit may be part of a cycle */
 	bool failed;
-	struct bt_site overflow; /* stands for sites there was no room for; failed is set */
+	uint8_t *entry;		/* host code of the unit */
+	struct bt_site no_site; /* stand for what there was no room for; failed is set */
+	struct bt_check no_check;
 };
 
 /* Kept with the struct bt: too large for the stack. */
@@ -49,29 +148,59 @@ struct bt_space {
 	struct tr tr;
 };
 
-/* flags.c: fills in live_in of every instruction. */
+/* unit.c: false if the bytes do not match the interpreter's decoding. */
+bool tr_unit(struct tr *t, struct block *b);
+/* Offset in the page (or beyond it) of what a direct branch goes to. */
+int64_t tr_target(const struct tr_insn *in);
+static inline int64_t tr_next(const struct tr_insn *in)
+{
+	return (int64_t)in->off + in->zi.length;
+}
+
+/* plan.c */
+void tr_plan(struct tr *t);
+/* A conditional or unconditional near jump to a constant distance. */
+bool tr_is_jcc(const struct tr_insn *in);
+bool tr_is_jump(const struct tr_insn *in);
+/* native.c, control.c, vector.c: fill in emit, shape, acc if they know the instruction. */
+bool tr_plan_native(struct tr *t, struct tr_insn *in);
+bool tr_plan_control(struct tr *t, struct tr_insn *in);
+bool tr_plan_vector(struct tr *t, struct tr_insn *in);
+/* vector.c: chooses vec_at; the check itself. */
+void tr_place_vec_check(struct tr *t);
+void tr_emit_vec_check(struct tr *t, struct tr_insn *at);
+
+/* rewrite.c: finds acc[0] and the register operands; false: not of a form that can be rewritten. */
+bool tr_shape(struct tr_insn *in);
+/* Emits the instruction as itself, with registers renamed and the memory operand replaced. */
+void tr_rewrite(struct tr *t, struct tr_insn *in);
+
+/* flags.c: fills in live_in and live_out of every instruction. */
 void tr_flags(struct tr *t);
-/* What an instruction reads of, and surely overwrites in, the arithmetic flags. */
-void tr_flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op, uint32_t *reads,
-		 uint32_t *kills);
 
-/* memory.c: the inline look-up of the software TLB. Leaves the host address in SCRATCH0. */
-bool tr_can_address(const struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m);
-void tr_access(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,
-	       unsigned len, bool write);
-/* After the instruction's last native byte: slow paths made since `first` come back here. */
-void tr_resume_here(struct tr *t, unsigned first);
+/* groups.c: fills in the groups and the group of every access. */
+void tr_groups(struct tr *t);
 
-/* native.c: true if the instruction was emitted as host code; false: nothing was emitted. */
-bool tr_native(struct tr *t, const struct tr_insn *in);
-/* control.c: the same for stack and control transfer. */
-bool tr_control(struct tr *t, const struct tr_insn *in);
-void tr_exit(struct tr *t, int64_t target, unsigned jcc);
+/* memory.c: the checks due before an instruction. */
+void tr_checks(struct tr *t, struct tr_insn *in);
+/* Whether an address can be computed in 64 bits by one LEA. */
+bool tr_can_address(const struct tr_insn *in, const ZydisDecodedOperandMem *m);
+/*
+ * Host operand of an access whose group was checked; may use SCRATCH0 as base, and SCRATCH1. With
+ * one_scratch only SCRATCH1.
+ */
+struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct tr_access *a,
+			   bool one_scratch);
+void tr_emit_slow(struct tr *t);
+
+/* control.c */
 #define TR_ALWAYS 16 /* jcc of an unconditional exit */
+void tr_exit(struct tr *t, int64_t target, unsigned jcc);
+void tr_emit_far(struct tr *t);
 
+/* translate.c */
 struct bt_site *tr_site(struct tr *t, const struct tr_insn *in);
-/* Emits the unconditional hand-over of an instruction to its handler. */
-void tr_hand_over(struct tr *t, const struct tr_insn *in);
+struct bt_check *tr_check(struct tr *t, const struct tr_insn *in);
 
 /* The scale field of a SIB byte. */
 static inline unsigned tr_scale(const ZydisDecodedOperandMem *m)
@@ -79,7 +208,7 @@ static inline unsigned tr_scale(const ZydisDecodedOperandMem *m)
 	return m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
 }
 
-/* Guest register number (0-15), or -1 if the operand is no general register. */
+/* Guest register number (0-15), or -1 if the operand is no general register. AH to BH: 0-3. */
 static inline int tr_gpr(ZydisRegister r)
 {
 	if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
@@ -90,6 +219,8 @@ static inline int tr_gpr(ZydisRegister r)
 		return r - ZYDIS_REGISTER_AX;
 	if (r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_BL)
 		return r - ZYDIS_REGISTER_AL;
+	if (r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH)
+		return r - ZYDIS_REGISTER_AH;
 	if (r >= ZYDIS_REGISTER_SPL && r <= ZYDIS_REGISTER_DIL)
 		return r - ZYDIS_REGISTER_SPL + RSP;
 	if (r >= ZYDIS_REGISTER_R8B && r <= ZYDIS_REGISTER_R15B)

@@ -62,6 +62,15 @@ static unsigned hash_block(gpa_t gpa, uint32_t key)
 	return ((gpa ^ (uint64_t)key << 32) * 0x9e3779b97f4a7c15ull) >> (64 - BLOCK_HASH_BITS);
 }
 
+struct block *block_cache_peek(const struct block_cache *bc, gpa_t gpa, uint32_t key)
+{
+	struct block *b = bc->hash[hash_block(gpa, key)];
+
+	while (b && (b->gpa != gpa || b->key != key))
+		b = b->hash_next;
+	return b;
+}
+
 static struct code_page **find_page(struct block_cache *bc, gfn_t gfn)
 {
 	struct code_page **p = &bc->page[gfn % PAGE_HASH];
@@ -306,6 +315,8 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->gfn2 = s->gfn2;
 	b->key = key;
 	b->heat = 0;
+	b->straddles = 0;
+	b->single_checks = b->any_half = false;
 	b->code = NULL;
 	b->native = NULL;
 	STAT_INC(cpu->stats, blocks_decoded);

@@ -20,6 +20,9 @@ struct block {
 	uint16_t insns;
 	uint16_t bytes;
 	uint32_t heat;	     /* times interpreted, until it is compiled */
+	uint16_t straddles;  /* compiled: groups of accesses that crossed a page */
+	bool single_checks;  /* compiled: no such groups */
+	bool any_half;	     /* compiled: data may be in the half that the code is not in */
 	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
 	void *native;	     /* compiled code, or NULL */
 	struct block *hash_next;
@@ -90,12 +93,26 @@ void block_cache_flush(struct block_cache *bc);
 /* Drops the blocks of a frame. */
 void block_cache_drop(struct block_cache *bc, gfn_t gfn);
 
-/* Mode bits of CS, privilege and options: what a virtual address means as code. */
-static inline uint32_t block_key(const struct cpu *cpu, uint32_t options)
+/*
+ * What a virtual address means as code: mode bits of CS, options, the context of its memory
+ * accesses and the half of addresses that it lies in.
+ */
+static inline uint32_t block_key(const struct cpu *cpu, uint64_t rip, uint32_t options)
 {
-	return (cpu->seg[SEG_CS].attr & (SEG_L | SEG_DB)) | (cpu->cpl == 3) << 12 | options;
+	return (cpu->seg[SEG_CS].attr & (SEG_L | SEG_DB)) | options | cpu->ctx << 16 |
+	       (rip >> 63) << 18;
+}
+static inline unsigned block_key_ctx(uint32_t key)
+{
+	return key >> 16 & 3;
+}
+static inline bool block_key_upper(uint32_t key)
+{
+	return key >> 18 & 1;
 }
 
+/* A kept block, or NULL. */
+struct block *block_cache_peek(const struct block_cache *bc, gpa_t gpa, uint32_t key);
 /* The slow path of block_find(); raises the faults of fetching. */
 struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key);
 
@@ -116,7 +133,7 @@ static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip
 {
 	const struct cpu *cpu = bc->cpu;
 
-	return (cpu->tlb.code_gen + bc->jump_gen) << 16 | block_key(cpu, options) |
+	return (cpu->tlb.code_gen + bc->jump_gen) << 20 | block_key(cpu, rip, options) |
 	       cpu->tlb.tag[rip >> 63];
 }
 
@@ -127,7 +144,7 @@ static inline struct block *block_find(struct block_cache *bc, uint64_t rip, uin
 
 	if (likely(e->rip == rip && e->key == block_jump_key(bc, rip, options)))
 		return e->block;
-	return block_find_slow(bc, rip, block_key(cpu, options));
+	return block_find_slow(bc, rip, block_key(cpu, rip, options));
 }
 
 #endif

@@ -764,8 +764,8 @@ static exec_fn *dec_system(struct dec *d)
 	case ZYDIS_MNEMONIC_RDGSBASE: return dec_fsgs(d, SEG_GS, op_rdfsbase);
 	case ZYDIS_MNEMONIC_WRFSBASE: return dec_fsgs(d, SEG_FS, op_wrfsbase);
 	case ZYDIS_MNEMONIC_WRGSBASE: return dec_fsgs(d, SEG_GS, op_wrfsbase);
-	case ZYDIS_MNEMONIC_STAC: return op_stac;
-	case ZYDIS_MNEMONIC_CLAC: return op_clac;
+	case ZYDIS_MNEMONIC_STAC: return end_with(d, op_stac);
+	case ZYDIS_MNEMONIC_CLAC: return end_with(d, op_clac);
 	case ZYDIS_MNEMONIC_IN: return dec_io(d, 0, 1, op_in);
 	case ZYDIS_MNEMONIC_OUT: return dec_io(d, 1, 0, op_out);
 	case ZYDIS_MNEMONIC_RDRAND: return dec_one(d, op_rdrand);

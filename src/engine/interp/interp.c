@@ -44,7 +44,10 @@ int interp_create(struct interp **out, struct cpu *cpu, const struct interp_conf
 	if (!r && cfg->translate) {
 		in->translate_after =
 			cfg->translate_after ? cfg->translate_after : DEFAULT_TRANSLATE_AFTER;
-		r = bt_create(&in->bt, cpu);
+		r = bt_create(&in->bt, &in->blocks,
+			      &(struct bt_config){.hot = in->translate_after / 2,
+						  .counted = !cfg->until_kicked,
+						  .single = cfg->single});
 		if (r)
 			block_cache_fini(&in->blocks);
 	}
@@ -245,10 +248,9 @@ static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 	}
 	if (c->bt.exit)
 		bt_link(in->bt, b);
-	/* Before the requests are read again, so that a kick after this is seen by the code. */
-	atomic_store_seq(&c->bt.kick, 0);
+	bt_unkick(in->bt);
 	if (!atomic_load_seq(in->requests))
-		bt_run(in->bt, bc, b, MIN(left, UINT32_MAX));
+		bt_run(in->bt, b, MIN(left, UINT32_MAX));
 	return true;
 }
 

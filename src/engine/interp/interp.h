@@ -26,6 +26,12 @@ struct interp_config {
 	bool stop_on_exception;
 	bool translate;		  /* compile blocks that run often (64-bit code) */
 	uint32_t translate_after; /* runs before that; 0: a default */
+	/*
+	 * Compiled code does not count instructions: it runs until *requests is set and
+	 * cpu->bt.stack_limit is ~0, max_insns or not.
+	 */
+	bool until_kicked;
+	bool single; /* compiled code returns after each block */
 };
 
 /* With cfg->translate each thread that calls interp_run() first calls interp_enter_thread(). */

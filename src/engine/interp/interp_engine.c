@@ -15,6 +15,7 @@ static int create(struct vcpu *v, bool translate, const char *option)
 		.cache_bytes = v->smp->n <= 16 ? MIB(48) : MIB(16),
 		.translate = translate,
 		.translate_after = option ? strtoul(option, NULL, 10) : 0,
+		.until_kicked = translate,
 	};
 
 	return interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
@@ -84,4 +85,5 @@ static void drop_all(struct vcpu *v)
 	.drop_code = drop_code, .drop_all = drop_all
 
 const struct engine_ops interp_engine = {.name = "interp", .vcpu_init = interp_init, COMMON_OPS};
-const struct engine_ops bt_engine = {.name = "bt", .vcpu_init = bt_init, COMMON_OPS};
+const struct engine_ops bt_engine = {
+	.name = "bt", .vcpu_init = bt_init, .until_kicked = true, COMMON_OPS};

@@ -1,0 +1,40 @@
+/* How each instruction of a unit is going to be emitted. */
+#include "src/engine/bt/translate.h"
+
+#include "src/engine/interp/ops.h"
+
+bool tr_is_jcc(const struct tr_insn *in)
+{
+	unsigned map = in->zi.opcode_map, op = in->zi.opcode;
+
+	if (in->zi.meta.category != ZYDIS_CATEGORY_COND_BR || in->zi.operand_width != 64)
+		return false;
+	return (map == ZYDIS_OPCODE_MAP_DEFAULT && op >= 0x70 && op <= 0x7f) ||
+	       (map == ZYDIS_OPCODE_MAP_0F && op >= 0x80 && op <= 0x8f);
+}
+
+bool tr_is_jump(const struct tr_insn *in)
+{
+	return in->zi.mnemonic == ZYDIS_MNEMONIC_JMP && in->zi.operand_width == 64 &&
+	       in->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
+	       in->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && in->op[0].imm.is_relative;
+}
+
+void tr_plan(struct tr *t)
+{
+	for (unsigned n = 0; n < t->n; n++) {
+		struct tr_insn *in = &t->in[n];
+
+		in->emit = NULL;
+		in->naccs = 0;
+		in->ends = false;
+		in->shape = (struct shape){0};
+		if (!in->zi.length)
+			continue;
+		if (in->insn->exec == op_vector ? !tr_plan_vector(t, in)
+						: !tr_plan_control(t, in) && !tr_plan_native(t, in)) {
+			in->emit = NULL;
+			in->naccs = 0;
+		}
+	}
+}

@@ -1,0 +1,162 @@
+#include "mmu/npt.h"
+#include "mmu/psc.h"
+#include "src/base/atomic.h"
+#include "src/x86/debug.h"
+#include "src/x86/mem.h"
+#include "src/x86/mem_int.h"
+
+/*
+ * All that mem_fill() reaches runs with the guest's vector registers in the host's: no function
+ * here or there uses any, allocates, logs or calls the C library (tests/unit/mem_fill_regs.sh).
+ */
+
+void mem_walk_regs(struct cpu *cpu, struct walk_regs *r)
+{
+	_Static_assert(EFER_NXE == WALK_NXE << 11 && CR0_WP == WALK_WP << 15 &&
+			       CR4_SMEP == WALK_SMEP << 18 && CR4_SMAP == WALK_SMAP << 18,
+		       "bits are moved, not tested");
+
+	r->policy = (cpu->efer >> 11 & WALK_NXE) | (cpu->cr0 >> 15 & WALK_WP) |
+		    (cpu->cr4 >> 18 & (WALK_SMEP | WALK_SMAP));
+	r->cr3 = cpu->cr3;
+	r->pdpte = cpu->pdpte;
+	r->psc = &cpu->tlb.psc;
+	r->pse = cpu->cr4 & CR4_PSE;
+	if (!(cpu->cr0 & CR0_PG))
+		r->mode = PAGING_OFF;
+	else if (likely(cpu->efer & EFER_LMA))
+		r->mode = PAGING_4LEVEL;
+	else
+		r->mode = cpu->cr4 & CR4_PAE ? PAGING_PAE : PAGING_32;
+}
+
+static force_inline void tlb_fill(struct cpu *cpu, gva_t gva, const struct walk_result *res,
+				  uint64_t page, uint32_t word, struct tlb_fill *fill)
+{
+	fill->gva = gva;
+	fill->hva = npt_hva(page) + (gva & ~PAGE_MASK);
+	fill->gfn = res->gpa >> PAGE_SHIFT;
+	fill->global = res->global && (cpu->cr4 & CR4_PGE);
+	fill->page_size = res->page_size;
+	fill->allow = res->allow;
+	/*
+	 * The code word is read after the translation that this entry caches; if a decoder
+	 * protects the frame after this load, its message is drained after this fill.
+	 */
+	if ((page & NPT_READONLY) || code_word_state(word) != CODE_NONE)
+		fill->allow &= ~TLB_WRITES;
+	/* Data breakpoints see every access to their page. */
+	if (debug_page_watched(cpu, gva))
+		fill->allow &= TLB_FETCHES;
+}
+
+void mem_tlb_fill(struct cpu *cpu, gva_t gva, const struct walk_result *res, uint64_t page,
+		  uint32_t word, struct tlb_fill *fill)
+{
+	tlb_fill(cpu, gva, res, page, word, fill);
+}
+
+/* What a large page is known to say of the page of gva. */
+static uint64_t large_leaf(const struct psc_entry *p, gva_t gva, struct walk_result *res)
+{
+	res->page_size = p->pde & PSC_GIGA ? GIB(1) : MIB(2);
+	return p->pde | (gva & (MIB(2) - 1) & PAGE_MASK);
+}
+
+/*
+ * Makes an entry of the second level, in place of old, from a page table that is known. Only where
+ * no accessed or dirty bit must be set; a fault is left to a walk of all levels to tell.
+ */
+static force_inline const struct tlb2_entry *find_by_psc(struct cpu *c, struct tlb2_entry *old,
+							 gva_t gva, unsigned need)
+{
+	const struct psc *psc = &c->tlb.psc;
+	const struct psc_entry *p = psc_entry(&c->tlb.psc, gva);
+	struct walk_result res = {.page_size = PAGE_SIZE};
+	struct tlb_fill fill;
+	uint64_t e, page, upper = p->pde;
+	uint32_t word;
+
+	if (p->key != psc_key(psc, gva))
+		return NULL;
+	if (likely(p->table))
+		e = atomic_load_relaxed((uint64_t *)p->table + (gva >> PAGE_SHIFT & 511));
+	else
+		e = large_leaf(p, gva, &res);
+	if ((e & (PTE_P | PTE_A | psc->rsvd)) != (PTE_P | PTE_A))
+		return NULL;
+	res.allow =
+		walk_allow[psc->policy << 3 | (upper & e & (PTE_W | PTE_U)) | (upper | e) >> 63];
+	if (!(e & PTE_D))
+		res.allow &= ~TLB_WRITES;
+	res.gpa = e & ((1ull << GUEST_PHYS_BITS) - 1) & PAGE_MASK;
+	res.global = e & PTE_G;
+	if (!(res.allow & need))
+		return NULL;
+	page = npt_lookup_code(c->gmem->npt, res.gpa >> PAGE_SHIFT, &word);
+	if (unlikely(!page))
+		return NULL;
+	tlb_fill(c, gva & PAGE_MASK, &res, page, word, &fill);
+	return fill.allow & need ? tlb2_replace(&c->tlb, old, &fill) : NULL;
+}
+
+const struct tlb2_entry *mem_find(struct cpu *c, gva_t gva, unsigned need)
+{
+	struct tlb2_entry *e;
+
+	if (unlikely(!gva_canonical(gva)))
+		return NULL;
+	e = tlb2_find(&c->tlb, gva);
+	return likely(e && (e->allow & need)) ? e : find_by_psc(c, e, gva, need);
+}
+
+static never_inline bool fill_by_walk(struct cpu *c, gva_t gva, bool write)
+{
+	enum tlb_ctx ctx = mem_ctx(c);
+	struct walk_result res;
+	struct walk_regs regs;
+	struct tlb_fill fill;
+	uint64_t page;
+	uint32_t word;
+
+	if (ctx == TLB_ALIGN)
+		return false;
+	STAT_INC(c->stats, walks);
+	mem_walk_regs(c, &regs);
+	if (walk_quiet(c->gmem, &regs, gva, mem_access(ctx, write), &res))
+		return false;
+	page = npt_lookup_code(c->gmem->npt, res.gpa >> PAGE_SHIFT, &word);
+	if (unlikely(!page))
+		return false;
+	tlb_fill(c, gva, &res, page, word, &fill);
+	tlb_insert(&c->tlb, ctx, &fill);
+	return fill.allow & mem_need(ctx, write);
+}
+
+/* old: the entry of the second level, which does not allow the access, or NULL. */
+static never_inline bool fill_by_tables(struct cpu *c, gva_t gva, bool write,
+					struct tlb2_entry *old)
+{
+	enum tlb_ctx ctx = mem_ctx(c);
+	const struct tlb2_entry *e = find_by_psc(c, old, gva, mem_need(ctx, write));
+
+	if (unlikely(!e))
+		return fill_by_walk(c, gva, write);
+	tlb_copy(&c->tlb, c->tlb_cur, ctx, gva, e);
+	return true;
+}
+
+bool mem_fill(struct cpu *c, gva_t gva, bool write)
+{
+	enum tlb_ctx ctx = mem_ctx(c);
+	struct tlb2_entry *e;
+
+	STAT_INC(c->stats, tlb_misses);
+	if (unlikely(!gva_canonical(gva)))
+		return false;
+	e = tlb2_find(&c->tlb, gva);
+	if (unlikely(!e || !(e->allow & mem_need(ctx, write))))
+		return fill_by_tables(c, gva, write, e);
+	tlb_copy(&c->tlb, c->tlb_cur, ctx, gva, e);
+	return true;
+}
