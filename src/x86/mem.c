@@ -243,6 +243,7 @@ void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len)
 	gpa_t gpa;
 	gva_t second = (gva + len - 1) & PAGE_MASK;
 
+	check_crossing(cpu, gva + len - 1);
 	resolve(cpu, mem_ctx(cpu), gva, true, &gpa);
 	if (second != (gva & PAGE_MASK))
 		resolve(cpu, mem_ctx(cpu), second, true, &gpa);

@@ -30,6 +30,15 @@ static uint64_t get(const uint8_t *p, unsigned n)
 	return v;
 }
 
+static void check_bytes(struct report *r, const char *name, const uint8_t *n, const uint8_t *g,
+			size_t size)
+{
+	if (!memcmp(n, g, size))
+		return;
+	for (size_t k = 0; k < size; k += 8)
+		check(r, name, k, get(n + k, 8), get(g + k, 8));
+}
+
 /* Tags, status and control words and the registers; the last instruction's address is not kept by
  * all. */
 static void check_x87(struct report *r, const struct diff_state *n, const struct diff_state *g)
@@ -90,8 +99,7 @@ bool compare_results(const struct diff_result *native, const struct diff_result 
 	mxcsr_mask = native->vector == EXC_XM && guest->vector == EXC_XM ? ~0x32u : ~0u;
 	check(&r, "mxcsr", 0, n->mxcsr & mxcsr_mask, g->mxcsr & mxcsr_mask);
 	check_x87(&r, n, g);
-	if (memcmp(n->data, g->data, DATA_SIZE))
-		for (unsigned k = 0; k < DATA_SIZE; k += 8)
-			check(&r, "data", k, get(n->data + k, 8), get(g->data + k, 8));
+	check_bytes(&r, "data", n->data, g->data, DATA_SIZE);
+	check_bytes(&r, "stack", n->stack, g->stack, STACK_SIZE);
 	return r.equal;
 }

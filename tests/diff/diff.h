@@ -11,13 +11,23 @@
 #include "src/base/types.h"
 
 #define CODE_BASE 0x10000000ul
-#define CODE_SIZE PAGE_SIZE
+#define CODE_SIZE (4 * PAGE_SIZE)
 /* Two writable pages, one unmapped, one read-only, one unmapped. */
 #define DATA_BASE 0x20000000ul
 #define DATA_SIZE (2 * PAGE_SIZE)
 #define RO_BASE	  (DATA_BASE + 3 * PAGE_SIZE)
 #define RO_SIZE	  PAGE_SIZE
-#define GS_BASE	  0x40ul
+/*
+ * Of programs (prog.h): the stack, words that nothing stores to by chance (all are RSP's first
+ * value at first), and read-only tables of branch targets; nothing around them.
+ */
+#define STACK_BASE (DATA_BASE + 0x10000)
+#define STACK_SIZE (2 * PAGE_SIZE)
+#define SAVED_BASE (DATA_BASE + 0x18000)
+#define SAVED_SIZE PAGE_SIZE
+#define TABLE_BASE (DATA_BASE + 0x20000)
+#define TABLE_SIZE PAGE_SIZE
+#define GS_BASE	   0x40ul
 
 #define X87_BYTES 160 /* of an FXSAVE image */
 
@@ -35,7 +45,11 @@ struct diff_state {
 	uint8_t ymm[16][32] __attribute__((aligned(64)));
 	uint8_t fx[X87_BYTES] __attribute__((aligned(64)));
 	uint8_t data[DATA_SIZE];
+	uint8_t stack[STACK_SIZE];
 };
+
+/* The native side did not come to an end. */
+#define VECTOR_ENDLESS 256
 
 /* How a run ended. The code ends in INT3, so vector 3 there is the normal case. */
 struct diff_result {
@@ -45,23 +59,59 @@ struct diff_result {
 	uint64_t cr2;
 };
 
+/* What both sides are given before a run. */
+struct diff_image {
+	uint8_t code[CODE_SIZE];
+	size_t len; /* of code that is to be loaded; the rest stays */
+	uint64_t table[TABLE_SIZE / 8];
+};
+
 /* --- native.c ------------------------------------------------------------------------------- */
 
-/* 0, or -ENOTSUP if this host cannot run the native side (no XSAVE, AVX). */
-int native_init(void);
-void native_run(const struct diff_state *init, const uint8_t *code, size_t len,
-		struct diff_result *res);
+/*
+ * 0, or -ENOTSUP if this host cannot run the native side (no XSAVE, AVX or, with compat, 32-bit
+ * code). With code_writable the code under test may store to itself.
+ */
+int native_init(bool compat, bool code_writable);
+/* From here on a run that does not end is ended, with VECTOR_ENDLESS, after 100 to 200 ms. */
+int native_watch(void);
+void native_load(const struct diff_image *image);
+/* The code as it is now, CODE_SIZE bytes. */
+const uint8_t *native_code(void);
+/* init's data and stack to where the code finds them, and the words that are saved. */
+void native_memory(const struct diff_state *init);
+/* From init's registers, with memory as it is. */
+void native_run(const struct diff_state *init, struct diff_result *res);
 
 /* --- guest.c --------------------------------------------------------------------------------- */
 
 struct guest;
+
+struct guest_options {
+	bool translate; /* run everything through the binary translator */
+	bool code_writable;
+};
+
+/* How guest_run() goes about it. */
+struct guest_pace {
+	unsigned slice; /* instructions between two safepoints; 0: many */
+	bool disturb;	/* at safepoints, drop code and translations now and then */
+	uint64_t seed;	/* of that */
+};
+
+int guest_create(struct guest **out, const struct guest_options *opt);
+void guest_destroy(struct guest *g);
 /* Blocks translated so far. */
 uint64_t guest_translated(const struct guest *g);
-/* translate: run everything through the binary translator. */
-int guest_create(struct guest **out, bool translate);
-void guest_destroy(struct guest *g);
+/* Drops everything cached, so that a run does not depend on those before it. */
+void guest_forget(struct guest *g);
+/* -EIO on failure. */
+int guest_load(struct guest *g, const struct diff_image *image);
+/* The code as it is now, CODE_SIZE bytes. */
+const uint8_t *guest_code(const struct guest *g);
+void guest_memory(struct guest *g, const struct diff_state *init);
 /* -EIO if the interpreter did not come to an end as expected. */
-int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *code, size_t len,
+int guest_run(struct guest *g, const struct diff_state *init, const struct guest_pace *pace,
 	      struct diff_result *res);
 
 /* --- gen.c ----------------------------------------------------------------------------------- */
@@ -96,9 +146,9 @@ struct gen_options {
 void gen_sequence(struct sequence *s, uint64_t seed, const struct gen_options *opt);
 /*
  * Lays out the instructions that are not dropped, with INT3 behind them. offset[] gets the place of
- * each instruction, offset[count] that of the INT3. Returns the length.
+ * each instruction, offset[count] that of the INT3.
  */
-size_t gen_layout(const struct sequence *s, uint8_t code[CODE_SIZE], uint16_t offset[SEQ_MAX + 1]);
+void gen_layout(const struct sequence *s, struct diff_image *image, uint16_t offset[SEQ_MAX + 1]);
 /* Flags that are undefined when execution has reached instruction n. */
 uint32_t gen_undefined_at(const struct sequence *s, unsigned n);
 

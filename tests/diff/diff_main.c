@@ -6,6 +6,8 @@
  *   --compat      32-bit code
  *   --bt          through the binary translator
  *   --only MNEM   this mnemonic only
+ *   --program K   programs of kind K instead: flow, memory, flags, vector, string, smc or mixed;
+ *                 --len is then the number of statements in their main part
  *   --keep-going  report every differing sequence in one line each, and its first instruction
  *   --verbose     print each sequence before it is run
  * Exit status: 0 no difference, 1 difference, 77 this host cannot run the test.
@@ -17,6 +19,7 @@
 
 #include "src/x86/arch.h"
 #include "tests/diff/gen.h"
+#include "tests/diff/prog.h"
 
 #define EXIT_SKIP 77
 
@@ -25,7 +28,8 @@ struct run {
 	struct gen_options gen;
 	uint64_t seed, count;
 	bool keep_going, verbose, bt;
-	uint8_t code[CODE_SIZE];
+	enum prog_kind kind; /* PROG_KINDS: no programs */
+	struct diff_image image;
 	uint16_t offset[SEQ_MAX + 1];
 	struct diff_result native, interp;
 };
@@ -40,7 +44,7 @@ static void print_sequence(const struct run *r, const struct sequence *s)
 	ZydisDisassembledInstruction d;
 
 	for (unsigned n = 0; n < s->count; n++) {
-		const uint8_t *p = r->code + r->offset[n];
+		const uint8_t *p = r->image.code + r->offset[n];
 
 		if (s->dropped[n])
 			continue;
@@ -72,13 +76,19 @@ static unsigned stopped_at(const struct run *r, const struct sequence *s, uint64
 /* True if both sides agree. With report, prints the differences. */
 static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
 {
-	size_t len = gen_layout(s, r->code, r->offset);
+	const struct guest_pace pace = {0};
 	struct compare_options opt;
 	unsigned last;
 	int err;
 
-	native_run(&s->init, r->code, len, &r->native);
-	err = guest_run(r->guest, &s->init, r->code, len, &r->interp);
+	gen_layout(s, &r->image, r->offset);
+	native_load(&r->image);
+	native_memory(&s->init);
+	native_run(&s->init, &r->native);
+	guest_memory(r->guest, &s->init);
+	err = guest_load(r->guest, &r->image);
+	if (!err)
+		err = guest_run(r->guest, &s->init, &pace, &r->interp);
 	if (err) {
 		if (report)
 			fprintf(report, "  the interpreter did not stop as it should\n");
@@ -120,7 +130,7 @@ static void report_full(struct run *r, struct sequence *s, uint64_t seed)
 	printf("difference at --seed %lu --count 1 --len %u%s%s%s%s, shrunk to:\n", seed,
 	       r->gen.len, r->gen.compat ? " --compat" : "", r->bt ? " --bt" : "",
 	       r->gen.only ? " --only " : "", r->gen.only ? r->gen.only : "");
-	gen_layout(s, r->code, r->offset);
+	gen_layout(s, &r->image, r->offset);
 	print_sequence(r, s);
 	printf("initial state:\n");
 	print_state(&s->init);
@@ -134,7 +144,7 @@ static void report_line(struct run *r, struct sequence *s, uint64_t seed)
 {
 	ZydisDisassembledInstruction d;
 
-	gen_layout(s, r->code, r->offset);
+	gen_layout(s, &r->image, r->offset);
 	printf("%lu:", seed);
 	for (unsigned n = 0; n < s->count; n++) {
 		if (s->dropped[n])
@@ -155,7 +165,7 @@ static bool run_all(struct run *r)
 	for (uint64_t n = 0; n < r->count; n++) {
 		gen_sequence(&s, r->seed + n, &r->gen);
 		if (r->verbose) {
-			gen_layout(&s, r->code, r->offset);
+			gen_layout(&s, &r->image, r->offset);
 			printf("seed %lu\n", r->seed + n);
 			print_sequence(r, &s);
 			print_state(&s.init);
@@ -182,6 +192,28 @@ static bool run_all(struct run *r)
 	return ok;
 }
 
+static bool run_programs(struct run *r)
+{
+	const struct prog_run cfg = {
+		.gen = {.kind = r->kind, .len = r->gen.len, .patch_readers = !r->bt},
+		.seed = r->seed,
+		.count = r->count,
+		.keep_going = r->keep_going,
+		.verbose = r->verbose,
+		.bt = r->bt};
+
+	return !native_watch() && prog_run_all(r->guest, &cfg);
+}
+
+static enum prog_kind kind_by_name(const char *name)
+{
+	unsigned k = 0;
+
+	while (k < PROG_KINDS && strcmp(prog_kind_names[k], name))
+		k++;
+	return k;
+}
+
 static int parse(struct run *r, int argc, char **argv)
 {
 	static const struct option opts[] = {
@@ -193,6 +225,7 @@ static int parse(struct run *r, int argc, char **argv)
 		{"compat", no_argument, NULL, '3'},
 		{"bt", no_argument, NULL, 'b'},
 		{"verbose", no_argument, NULL, 'v'},
+		{"program", required_argument, NULL, 'p'},
 		{0},
 	};
 	int o;
@@ -207,6 +240,11 @@ static int parse(struct run *r, int argc, char **argv)
 		case 'b': r->bt = true; break;
 		case '3': r->gen.compat = true; break;
 		case 'v': r->verbose = true; break;
+		case 'p':
+			r->kind = kind_by_name(optarg);
+			if (r->kind == PROG_KINDS)
+				return -EINVAL;
+			break;
 		default: return -EINVAL;
 		}
 	}
@@ -215,7 +253,8 @@ static int parse(struct run *r, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	static struct run r = {.seed = 1, .count = 20000, .gen.len = 8};
+	static struct run r = {.seed = 1, .count = 20000, .gen.len = 8, .kind = PROG_KINDS};
+	struct guest_options opt;
 	bool ok;
 	int err;
 
@@ -228,17 +267,19 @@ int main(int argc, char **argv)
 			SEQ_MAX);
 		return 2;
 	}
-	err = native_init();
+	opt = (struct guest_options){.translate = r.bt,
+				     .code_writable = r.kind == PROG_SMC || r.kind == PROG_MIXED};
+	err = native_init(r.gen.compat, opt.code_writable);
 	if (err) {
 		fprintf(stderr, "diff_run: cannot run here: %s\n", strerror(-err));
 		return err == -ENOTSUP ? EXIT_SKIP : 3;
 	}
-	err = guest_create(&r.guest, r.bt);
+	err = guest_create(&r.guest, &opt);
 	if (err) {
 		fprintf(stderr, "diff_run: %s\n", strerror(-err));
 		return 3;
 	}
-	ok = run_all(&r);
+	ok = r.kind == PROG_KINDS ? run_all(&r) : run_programs(&r);
 	guest_destroy(r.guest);
 	return ok ? 0 : 1;
 }

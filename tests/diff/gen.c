@@ -107,8 +107,9 @@ static void put_signed(uint8_t *p, int64_t v, unsigned size)
 	memcpy(p, &v, size);
 }
 
-size_t gen_layout(const struct sequence *s, uint8_t code[CODE_SIZE], uint16_t offset[SEQ_MAX + 1])
+void gen_layout(const struct sequence *s, struct diff_image *image, uint16_t offset[SEQ_MAX + 1])
 {
+	uint8_t *code = image->code;
 	size_t at = 0;
 
 	for (unsigned n = 0; n < s->count; n++) {
@@ -133,5 +134,5 @@ size_t gen_layout(const struct sequence *s, uint8_t code[CODE_SIZE], uint16_t of
 				   (int64_t)(int32_t)i->rip_dest - (int64_t)(CODE_BASE + end), 4);
 	}
 	code[at] = INT3;
-	return at + 1;
+	image->len = at + 1;
 }

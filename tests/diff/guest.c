@@ -12,6 +12,7 @@
 #include "src/engine/interp/interp.h"
 #include "src/x86/vec.h"
 #include "tests/diff/diff.h"
+#include "tests/diff/rng.h"
 
 /* Guest-physical layout. */
 enum {
@@ -25,8 +26,11 @@ enum {
 	PT_HIGH = 0x8000,
 	SYSTEM = 0x9000, /* four supervisor pages: GDT and TSS, IDT, handlers, stack */
 	CODE = 0x10000,
-	DATA = 0x11000,
-	RO = 0x13000,
+	DATA = 0x14000,
+	RO = 0x16000,
+	STACK = 0x17000,
+	SAVED = 0x19000,
+	TABLE = 0x1a000,
 	RAM_SIZE = 0x20000,
 };
 
@@ -46,6 +50,9 @@ struct guest {
 	struct cpu *cpu;
 	struct gmem gmem;
 	struct stats stats;
+	struct shootdown_queue queue;
+	struct shootdown_sink sink;
+	uint32_t requests;
 	struct interp *interp;
 	uint8_t *ram;
 };
@@ -68,25 +75,33 @@ static unsigned index_at(uint64_t va, unsigned level)
 	return va >> (12 + 9 * level) & 511;
 }
 
-static void build_tables(struct guest *g)
+/* Entries for neighbouring pages, in one table. */
+static void map_pages(struct guest *g, gpa_t table, uint64_t va, gpa_t gpa, size_t size,
+		      uint64_t bits)
+{
+	for (uint64_t off = 0; off < size; off += PAGE_SIZE)
+		put64(g, table + 8 * index_at(va + off, 0), (gpa + off) | bits);
+}
+
+static void build_tables(struct guest *g, bool code_writable)
 {
 	const uint64_t user = PTE_P | PTE_W | PTE_U | PTE_A, system = PTE_P | PTE_W | PTE_A | PTE_D;
+	const uint64_t readable = PTE_P | PTE_U | PTE_A;
 
 	put64(g, PML4 + 8 * index_at(CODE_BASE, 3), PDPT_LOW | user);
 	put64(g, PDPT_LOW + 8 * index_at(CODE_BASE, 2), PD_LOW | user);
 	put64(g, PD_LOW + 8 * index_at(CODE_BASE, 1), PT_CODE | user);
 	put64(g, PD_LOW + 8 * index_at(DATA_BASE, 1), PT_DATA | user);
-	put64(g, PT_CODE + 8 * index_at(CODE_BASE, 0), CODE | PTE_P | PTE_U | PTE_A);
-	for (unsigned n = 0; n < DATA_SIZE / PAGE_SIZE; n++)
-		put64(g, PT_DATA + 8 * index_at(DATA_BASE + n * PAGE_SIZE, 0),
-		      (DATA + n * PAGE_SIZE) | user | PTE_D | PTE_NX);
-	put64(g, PT_DATA + 8 * index_at(RO_BASE, 0), RO | PTE_P | PTE_U | PTE_A | PTE_NX);
+	map_pages(g, PT_CODE, CODE_BASE, CODE, CODE_SIZE, code_writable ? user | PTE_D : readable);
+	map_pages(g, PT_DATA, DATA_BASE, DATA, DATA_SIZE, user | PTE_D | PTE_NX);
+	map_pages(g, PT_DATA, STACK_BASE, STACK, STACK_SIZE, user | PTE_D | PTE_NX);
+	map_pages(g, PT_DATA, SAVED_BASE, SAVED, SAVED_SIZE, user | PTE_D | PTE_NX);
+	map_pages(g, PT_DATA, TABLE_BASE, TABLE, TABLE_SIZE, readable | PTE_NX);
+	map_pages(g, PT_DATA, RO_BASE, RO, RO_SIZE, readable | PTE_NX);
 	put64(g, PML4 + 8 * index_at(SYSTEM_VA, 3), PDPT_HIGH | system);
 	put64(g, PDPT_HIGH + 8 * index_at(SYSTEM_VA, 2), PD_HIGH | system);
 	put64(g, PD_HIGH + 8 * index_at(SYSTEM_VA, 1), PT_HIGH | system);
-	for (unsigned n = 0; n < 4; n++)
-		put64(g, PT_HIGH + 8 * index_at(SYSTEM_VA + n * PAGE_SIZE, 0),
-		      (SYSTEM + n * PAGE_SIZE) | system);
+	map_pages(g, PT_HIGH, SYSTEM_VA, SYSTEM, 4 * PAGE_SIZE, system);
 }
 
 static void build_gates(struct guest *g)
@@ -130,11 +145,58 @@ static const struct cpu_ops ops = {
 	.wrmsr = msr_none_set,
 };
 
+static void on_message(void *arg, enum shootdown_kind kind, uint64_t value)
+{
+	struct guest *g = arg;
+
+	switch (kind) {
+	case SHOOTDOWN_DROP_CODE: interp_drop_code(g->interp, value); break;
+	case SHOOTDOWN_PROTECT: tlb_protect_gfn(&g->cpu->tlb, value); break;
+	case SHOOTDOWN_FLUSH_TLB: tlb_flush_all(&g->cpu->tlb); break;
+	}
+}
+
+void guest_forget(struct guest *g)
+{
+	interp_drop_all(g->interp);
+	tlb_flush_all(&g->cpu->tlb);
+}
+
+static void on_overflow(void *arg)
+{
+	guest_forget(arg);
+}
+
+static void on_kick(void *arg)
+{
+}
+
+static int build_memory(struct guest *g, bool code_writable)
+{
+	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
+	struct shootdown_queue *q = &g->queue;
+	int err;
+
+	g->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (g->ram == MAP_FAILED)
+		return -ENOMEM;
+	build_tables(g, code_writable);
+	build_gates(g);
+	slot.hva = (hva_t)g->ram;
+	shootdown_queue_init(q, on_kick, NULL);
+	err = gmem_init(&g->gmem);
+	if (!err)
+		err = gmem_add_slot(&g->gmem, &slot);
+	return err ? err : gmem_set_queues(&g->gmem, &q, 1);
+}
+
 static int build_cpu(struct guest *g, bool translate)
 {
 	/* Every block is translated before its first run. */
-	struct interp_config cfg = {
-		.self = ~0u, .cache_bytes = MIB(1), .translate = translate, .translate_after = 1};
+	struct interp_config cfg = {.requests = &g->requests,
+				    .cache_bytes = MIB(1),
+				    .translate = translate,
+				    .translate_after = 1};
 	int err;
 
 	g->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*g->cpu), 64));
@@ -153,30 +215,25 @@ uint64_t guest_translated(const struct guest *g)
 	return g->stats.blocks_compiled;
 }
 
-int guest_create(struct guest **out, bool translate)
+/* A failure ends the process, which then gives everything back. */
+int guest_create(struct guest **out, const struct guest_options *opt)
 {
-	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
-	struct guest *g = calloc(1, sizeof(*g));
+	struct guest *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), 64));
 	int err;
 
 	if (!g)
 		return -ENOMEM;
+	memset(g, 0, sizeof(*g));
 	rcu_thread_init();
-	g->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (g->ram == MAP_FAILED) {
-		free(g);
-		return -ENOMEM;
-	}
-	build_tables(g);
-	build_gates(g);
-	slot.hva = (hva_t)g->ram;
-	err = gmem_init(&g->gmem);
+	err = build_memory(g, opt->code_writable);
 	if (!err)
-		err = gmem_add_slot(&g->gmem, &slot);
-	if (!err)
-		err = build_cpu(g, translate);
+		err = build_cpu(g, opt->translate);
+	if (err)
+		return err;
+	g->sink = (struct shootdown_sink){on_message, on_overflow, g};
+	shootdown_online(&g->queue, &g->sink);
 	*out = g;
-	return err;
+	return 0;
 }
 
 void guest_destroy(struct guest *g)
@@ -225,14 +282,13 @@ static void load_state(struct guest *g, const struct diff_state *init)
 
 	load_system(c, init->compat);
 	memcpy(c->gpr, init->gpr, sizeof(init->gpr));
-	c->rip = CODE_BASE;
+	c->rip = init->rip;
 	c->rflags = init->rflags & (FLAG_IF | FLAG_DF);
 	flags_set_arith(c, init->rflags);
 	memcpy(c->vec.ymm, init->ymm, sizeof(init->ymm));
 	memcpy(c->vec.fx, init->fx, X87_BYTES);
 	memcpy(c->vec.fx + 24, &mxcsr, 4);
 	c->vec.mxcsr = init->mxcsr;
-	memcpy(g->ram + DATA, init->data, DATA_SIZE);
 }
 
 static bool has_error_code(unsigned vector)
@@ -254,7 +310,59 @@ static void save_frame(const struct guest *g, struct diff_result *res)
 	res->cr2 = res->vector == EXC_PF ? g->cpu->cr2 : 0;
 }
 
-int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *code, size_t len,
+int guest_load(struct guest *g, const struct diff_image *image)
+{
+	if (gmem_write(&g->gmem, CODE, image->code, image->len) ||
+	    gmem_write(&g->gmem, TABLE, image->table, TABLE_SIZE))
+		return -EIO;
+	return 0;
+}
+
+const uint8_t *guest_code(const struct guest *g)
+{
+	return g->ram + CODE;
+}
+
+void guest_memory(struct guest *g, const struct diff_state *init)
+{
+	memcpy(g->ram + DATA, init->data, DATA_SIZE);
+	memcpy(g->ram + STACK, init->stack, STACK_SIZE);
+	for (unsigned n = 0; n < SAVED_SIZE; n += 8)
+		put64(g, SAVED + n, init->gpr[RSP]);
+}
+
+/* What happens between two slices must make no difference. */
+static void disturb(struct guest *g, struct rng *r)
+{
+	switch (rng_below(r, 12)) {
+	case 0: interp_drop_code(g->interp, (CODE >> PAGE_SHIFT) + rng_below(r, 4)); break;
+	case 1: interp_drop_all(g->interp); break;
+	case 2: tlb_flush_all(&g->cpu->tlb); break;
+	case 3: tlb_flush_page(&g->cpu->tlb, DATA_BASE + PAGE_SIZE * rng_below(r, 2)); break;
+	case 4: tlb_flush_page(&g->cpu->tlb, CODE_BASE + PAGE_SIZE * rng_below(r, 4)); break;
+	}
+}
+
+static enum interp_exit run_slices(struct guest *g, const struct guest_pace *pace)
+{
+	const uint64_t stop = g->stats.instructions + MAX_INSNS;
+	struct rng r = {pace->seed};
+	enum interp_exit why;
+
+	do {
+		unsigned slice = pace->slice ? 1 + rng_below(&r, pace->slice) : MAX_INSNS;
+
+		shootdown_drain(&g->queue, &g->sink);
+		if (pace->disturb)
+			disturb(g, &r);
+		why = interp_run(g->interp, slice, false);
+		rcu_quiescent();
+	} while ((why == INTERP_YIELD || why == INTERP_PAUSE || why == INTERP_BUDGET) &&
+		 g->stats.instructions < stop);
+	return why;
+}
+
+int guest_run(struct guest *g, const struct diff_state *init, const struct guest_pace *pace,
 	      struct diff_result *res)
 {
 	struct cpu *c = g->cpu;
@@ -262,16 +370,10 @@ int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *cod
 	uint64_t gs;
 
 	load_state(g, init);
-	if (gmem_write(&g->gmem, CODE, code, len))
-		return -EIO;
-	interp_drop_code(g->interp, CODE >> PAGE_SHIFT);
 	/* The native side needs its own GS base. */
 	syscall(SYS_arch_prctl, ARCH_GET_GS, &gs);
 	interp_enter_thread(g->interp);
-	do {
-		why = interp_run(g->interp, MAX_INSNS, false);
-		rcu_quiescent();
-	} while (why == INTERP_YIELD || why == INTERP_PAUSE);
+	why = run_slices(g, pace);
 	syscall(SYS_arch_prctl, ARCH_SET_GS, gs);
 	if (why != INTERP_HALT || c->rip < HLT_VA)
 		return -EIO;
@@ -282,5 +384,6 @@ int guest_run(struct guest *g, const struct diff_state *init, const uint8_t *cod
 	memcpy(res->st.fx, c->vec.fx, X87_BYTES);
 	res->st.mxcsr = c->vec.mxcsr;
 	memcpy(res->st.data, g->ram + DATA, DATA_SIZE);
+	memcpy(res->st.stack, g->ram + STACK, STACK_SIZE);
 	return 0;
 }

@@ -1,9 +1,25 @@
 /*
- * native_enter(const struct native_regs *, bool compat): loads everything and jumps to the code
- * under test, 64-bit or 32-bit. It does not return: the code ends in a trap, and the signal handler
- * leaves by siglongjmp().
+ * native_enter(const struct native_regs *, bool compat): loads everything and goes to native_frame,
+ * the code under test, 64-bit or 32-bit. It does not return: the code ends in a trap, and the signal
+ * handler leaves by siglongjmp().
+ *
+ * IRET serialises: the code was stored to at another address, so the processor need not have
+ * noticed that what it may have fetched before has changed.
  */
-	.macro load_and_jump target
+	.text
+	.globl native_enter
+	.type native_enter, @function
+native_enter:
+	mov	$7, %eax
+	xor	%edx, %edx
+	xrstor64 (%rdi)
+	lea	1024(%rdi), %rsp	/* struct native_regs.gpr */
+	xor	%eax, %eax
+	test	%sil, %sil
+	jz	1f
+	mov	$0x2b, %eax		/* USER_SS: 32-bit code needs data segments */
+1:	mov	%eax, %ds
+	mov	%eax, %es
 	mov	0(%rsp), %rax
 	mov	8(%rsp), %rcx
 	mov	16(%rsp), %rdx
@@ -19,42 +35,14 @@
 	mov	104(%rsp), %r13
 	mov	112(%rsp), %r14
 	mov	120(%rsp), %r15
-	mov	32(%rsp), %rsp
-	ljmpl	*\target(%rip)
-	.endm
-
-	.text
-	.globl native_enter
-	.type native_enter, @function
-native_enter:
-	mov	$7, %eax
-	xor	%edx, %edx
-	xrstor64 (%rdi)
-	lea	1024(%rdi), %rsp	/* struct native_regs.gpr */
-	test	%sil, %sil
-	jnz	1f
-	xor	%eax, %eax
-	mov	%eax, %ds
-	mov	%eax, %es
-	pushq	136(%rsp)		/* rflags; below the array is free room */
-	popfq
-	load_and_jump native_target64
-1:	mov	$0x2b, %eax		/* USER_SS: 32-bit code needs data segments */
-	mov	%eax, %ds
-	mov	%eax, %es
-	pushq	136(%rsp)
-	popfq
-	load_and_jump native_target32
+	lea	native_frame(%rip), %rsp
+	iretq
 	.size native_enter, . - native_enter
 
-	.section .rodata
-	.balign 8
-native_target64:			/* CODE_BASE, USER_CS */
-	.long	0x10000000
-	.word	0x33
-	.balign 8
-native_target32:			/* CODE_BASE, USER_CS32 */
-	.long	0x10000000
-	.word	0x23
+	.bss
+	.balign 16
+	.globl native_frame
+native_frame:				/* RIP, CS, RFLAGS, RSP, SS */
+	.skip	40
 
 	.section .note.GNU-stack, "", @progbits
