@@ -43,6 +43,7 @@ static void init_emit(struct bt *bt)
 	bt->cold = (struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = to_exec};
 	bt_emit_stubs(bt);
 	bt->first = bt->e.p;
+	bt->bc->no_native = e_exec(&bt->e, bt->no_native);
 }
 
 int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *cfg)

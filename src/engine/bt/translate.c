@@ -151,7 +151,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->ctx = block_key_ctx(b->key);
 	t->upper = block_key_upper(b->key);
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
-	t->nslow = t->nexits = t->nfar = t->next_group = 0;
+	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->vec_level = 0;
 	t->polls = t->failed = t->rax_busy = false;
@@ -160,7 +160,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
-	uint8_t *cold = bt->cold.p, *poll[2];
+	uint8_t *cold = bt->cold.p, *far = NULL, *poll[2];
 	size_t meta = bt->meta_used;
 	unsigned npolls;
 
@@ -179,6 +179,10 @@ bool bt_translate(struct bt *bt, struct block *b)
 	emit_exits(t);
 	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
+	if (t->in[0].live_in) {
+		far = bt->cold.p;
+		bt_emit_far_entry(&bt->cold, t->entry);
+	}
 	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = t->entry;
 		bt->cold.p = cold;
@@ -187,6 +191,7 @@ bool bt_translate(struct bt *bt, struct block *b)
 		return false;
 	}
 	b->native = e_exec(&bt->e, t->entry);
+	b->far_native = far ? e_exec(&bt->cold, far) : b->native;
 	if (bt->log)
 		bt_dump_unit(bt->log, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);

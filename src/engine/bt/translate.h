@@ -122,6 +122,12 @@ struct tr_far {
 	struct bt_site *branch;
 };
 
+/* A look-up's ways out: see bt_emit_lookup(). */
+struct tr_lookup {
+	uint8_t *miss[2];
+	struct bt_site *branch;
+};
+
 struct tr {
 	struct bt *bt;
 	struct emit *e;
@@ -135,8 +141,10 @@ struct tr {
 	unsigned nslow;
 	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;
-	struct tr_far far[UNIT_MAX_BLOCKS];
+	struct tr_far far[2 * UNIT_MAX_BLOCKS];
 	unsigned nfar;
+	struct tr_lookup lookup[3 * UNIT_MAX_BLOCKS];
+	unsigned nlookups;
 	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
 	unsigned next_group; /* whose check is to be emitted next */
 	unsigned addend;     /* the group whose addend is in SCRATCH1, or NO_GROUP */
@@ -204,6 +212,7 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 void tr_emit_slow(struct tr *t);
 
 /* control.c */
+/* The exits to other pages, and what look-ups do that find nothing. */
 #define TR_ALWAYS 16 /* jcc of an unconditional exit */
 void tr_exit(struct tr *t, int64_t target, unsigned jcc);
 void tr_emit_far(struct tr *t);

@@ -318,7 +318,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->straddles = 0;
 	b->single_checks = b->any_half = false;
 	b->code = NULL;
-	b->native = NULL;
+	b->native = b->far_native = NULL;
 	STAT_INC(cpu->stats, blocks_decoded);
 	if (!keep) {
 		STAT_INC(cpu->stats, blocks_uncached);
@@ -384,7 +384,7 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 		j->rip = rip;
 		j->key = block_jump_key(bc, rip, key & BLOCK_SINGLE);
 		j->block = b;
-		j->native = b->native;
+		j->native = b->native ? b->far_native : bc->no_native;
 	}
 	return b;
 }

@@ -25,6 +25,7 @@ struct block {
 	bool any_half;	     /* compiled: data may be in the half that the code is not in */
 	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
 	void *native;	     /* compiled code, or NULL */
+	void *far_native;    /* where it is entered with the flags in cpu->bt.flags */
 	struct block *hash_next;
 	struct insn slot[];
 };
@@ -41,7 +42,7 @@ struct jump_entry {
 	uint64_t rip;
 	uint64_t key;
 	struct block *block;
-	void *native; /* the block's compiled code, if it has some */
+	void *native; /* the block's far_native, or the cache's no_native */
 };
 
 _Static_assert(sizeof(struct jump_entry) == 32, "compiled code indexes the jump cache");
@@ -78,6 +79,7 @@ struct block_cache {
 	size_t arena_size, arena_used;
 	struct block *once;				 /* a block that is not kept */
 	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
+	void *no_native; /* where compiled code goes that finds a block without any */
 	bool flushed;  /* blocks were dropped since the engine last looked */
 	unsigned self; /* number of our own queue in gmem; ~0: none */
 };
