@@ -92,16 +92,18 @@ struct bt {
 	bool running;	/* compiled code is on the stack */
 	bool in_cpu;	/* the block was left by a handler: flags are in struct cpu */
 	/* Common stubs, writable addresses. */
-	uint8_t *enter, *leave, *step, *chain, *lookup_miss, *no_native, *ret_miss, *miss, *underflow, *vec_enter, *vec_save, *vec_load;
+	uint8_t *enter, *leave, *step, *chain, *lookup_miss, *no_native, *ret_miss, *miss, *underflow, *rest, *vec_enter, *vec_save, *vec_load;
 };
 
 /* stubs.c */
 void bt_emit_stubs(struct bt *bt);
 /*
- * To the target in SCRATCH0 through the jump cache; the flags go to cpu->bt.flags. Emits jumps out for
- * when it is not there: at miss[1] SCRATCH1 points to the jump cache's entry, which has the target.
+ * To the target in SCRATCH0 through the jump cache; the flags go to cpu->bt.flags. Emits jumps out
+ * for when it is not where it belongs.
  */
 void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2]);
+/* Where those jumps lead: to the other place; falls through with the target in SCRATCH0. */
+void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2]);
 /* The entry for look-ups of code at native that reads flags. */
 void bt_emit_far_entry(struct emit *e, const uint8_t *native);
 void *bt_meta_alloc(struct bt *bt, size_t size);

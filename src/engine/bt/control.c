@@ -39,13 +39,9 @@ static void emit_lookup_misses(struct tr *t)
 	struct emit *e = t->e;
 
 	for (unsigned n = 0; n < t->nlookups && !e->full; n++) {
-		const struct tr_lookup *l = &t->lookup[n];
+		struct tr_lookup *l = &t->lookup[n];
 
-		if (!t->bt->single) {
-			e_patch(l->miss[1], e->p);
-			e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-		}
-		e_patch(l->miss[0], e->p);
+		bt_emit_second_lookup(t->bt, e, l->miss);
 		e_mov_imm64(e, SCRATCH1, (uintptr_t)l->branch);
 		e_jmp_to(e, t->bt->lookup_miss);
 	}

@@ -221,15 +221,26 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 	return hm;
 }
 
-static void emit_vec_slow(struct tr *t, const struct tr_slow *s, struct bt_check *c)
+static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 {
-	c->retry = e_exec(t->e, s->retry);
-	c->vec_level = t->vec_level;
-	e_patch(s->from, t->e->p);
-	if (s->flags_saved)
-		emit_restore_flags(t->e);
-	e_mov_imm64(t->e, SCRATCH1, (uintptr_t)c);
-	e_jmp_to(t->e, t->bt->vec_enter);
+	const struct tr_group *g = s->g;
+	struct emit *e = t->e;
+
+	c->span = g->hi - g->lo;
+	c->align = g->align;
+	c->align_off = g->align_at - g->lo;
+	c->write = g->write;
+	c->any_half = t->any_half;
+	c->fill_write = g->check->write && g->check_at == g->first;
+	emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
+	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
+	e_jmp_to(e, t->bt->miss);
+	/* Back to this very check: those before it may have used the same entry of the TLB. */
+	c->retry = e_exec(e, s->flags_saved ? e->p : s->retry);
+	if (s->flags_saved) {
+		emit_save_flags(e);
+		e_jmp_to(e, s->retry);
+	}
 }
 
 void tr_emit_slow(struct tr *t)
@@ -238,30 +249,20 @@ void tr_emit_slow(struct tr *t)
 
 	for (unsigned n = 0; n < t->nslow && !e->full; n++) {
 		const struct tr_slow *s = &t->slow[n];
-		const struct tr_group *g = s->g;
 		struct bt_check *c = tr_check(t, s->at);
 
-		if (!g) {
-			emit_vec_slow(t, s, c);
-			continue;
-		}
-		c->span = g->hi - g->lo;
-		c->align = g->align;
-		c->align_off = g->align_at - g->lo;
-		c->write = g->write;
-		c->any_half = t->any_half;
-		c->fill_write = g->check->write && g->check_at == g->first;
 		e_patch(s->from, e->p);
 		if (s->flags_saved)
 			emit_restore_flags(e);
-		emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
-		e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
-		e_jmp_to(e, t->bt->miss);
-		/* Back to this very check: those before it may have used the same entry of the TLB. */
-		c->retry = e_exec(e, s->flags_saved ? e->p : s->retry);
-		if (s->flags_saved) {
-			emit_save_flags(e);
-			e_jmp_to(e, s->retry);
+		if (s->kind == SLOW_MISS) {
+			emit_miss(t, s, c);
+			continue;
 		}
+		if (s->kind == SLOW_VEC) {
+			c->retry = e_exec(e, s->retry);
+			c->vec_level = t->vec_level;
+		}
+		e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
+		e_jmp_to(e, s->kind == SLOW_VEC ? t->bt->vec_enter : t->bt->rest);
 	}
 }

@@ -179,6 +179,19 @@ static void emit_step(struct bt *bt)
 	emit_return(e);
 }
 
+/* Jumped to with the struct bt_check in SCRATCH1, from whose instruction to go on. */
+static void emit_rest(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	bt->rest = e->p;
+	spill(e);
+	save_vectors(bt);
+	e_mov_rr(e, H_RSI, SCRATCH1);
+	call_c(e, bt_rest);
+	emit_return(e);
+}
+
 /* Jumped to with the struct bt_check in SCRATCH1 and the first address checked in SCRATCH0. */
 static void emit_miss(struct bt *bt)
 {
@@ -242,10 +255,27 @@ void bt_emit_far_entry(struct emit *e, const uint8_t *native)
 	e_jmp_to(e, native);
 }
 
-void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
+/* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
+static void emit_probe(struct emit *e, uint8_t *miss[2])
 {
+	struct host_mem rip = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, rip)};
+	struct host_mem key = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, key)};
 	struct host_mem native = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, native)};
 
+	e_op_mem(e, 0x3b, SCRATCH0, &rip);
+	miss[0] = e_jcc(e, CC_NE);
+	e_load(e, SCRATCH0, CPU_OFF(bt.key));
+	e_op_mem(e, 0x3b, SCRATCH0, &key);
+	miss[1] = e_jcc(e, CC_NE);
+	e_op_mem(e, 0x8b, SCRATCH0, &rip);
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
+	e_store(e, SCRATCH0, CPU_OFF(bt.page));
+	e_code(e, 0x40 | e_rex_mem(&native), 0xff); /* jmp [native] */
+	e_modrm(e, 4, &native);
+}
+
+void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
+{
 	e_store(e, H_RAX, CPU_OFF(bt.rax));
 	e_code(e, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
 	e_store16(e, H_RAX, CPU_OFF(bt.flags));
@@ -255,24 +285,31 @@ void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
 		return;
 	}
 	e_mov_rr(e, SCRATCH1, SCRATCH0);
-	e_code(e, 0x49, 0xc1, 0xeb, 12);		    /* shr r11, 12 */
-	e_code(e, 0x4d, 0x31, 0xd3);			    /* xor r11, r10 */
-	e_gs(e, true, 0x33, SCRATCH1, CPU_OFF(bt.salt));    /* xor r11, salt */
+	e_code(e, 0x49, 0xc1, 0xeb, 12);		     /* shr r11, 12 */
+	e_code(e, 0x4d, 0x31, 0xd3);			     /* xor r11, r10 */
+	e_gs(e, true, 0x33, SCRATCH1, CPU_OFF(bt.salt));     /* xor r11, salt */
 	e_code(e, 0x41, 0x81, 0xe3), e32(e, JUMP_CACHE - 1); /* and r11d, mask */
-	e_code(e, 0x49, 0xc1, 0xe3, 5);			    /* shl r11, 5 */
+	e_code(e, 0x49, 0xc1, 0xe3, 5);			     /* shl r11, 5 */
 	e_gs(e, true, 0x03, SCRATCH1, CPU_OFF(bt.jump));
-	e_op_mem(e, 0x3b, SCRATCH0,
-		 &(struct host_mem){SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, rip)});
-	miss[0] = e_jcc(e, CC_NE);
-	e_load(e, SCRATCH0, CPU_OFF(bt.key));
-	e_op_mem(e, 0x3b, SCRATCH0,
-		 &(struct host_mem){SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, key)});
-	miss[1] = e_jcc(e, CC_NE);
+	emit_probe(e, miss);
+}
+
+void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
+{
+	uint8_t *none[2];
+
+	if (bt->single) {
+		e_patch_here(e, miss[0]);
+		return;
+	}
+	e_patch_here(e, miss[1]);
 	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
-	e_store(e, SCRATCH0, CPU_OFF(bt.page));
-	e_code(e, 0x40 | e_rex_mem(&native), 0xff); /* jmp [native] */
-	e_modrm(e, 4, &native);
+	e_patch_here(e, miss[0]);
+	e_code(e, 0x49, 0x83, 0xf3, sizeof(struct jump_entry)); /* xor r11, imm8 */
+	emit_probe(e, none);
+	e_patch_here(e, none[1]);
+	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
+	e_patch_here(e, none[0]);
 }
 
 /*
@@ -307,10 +344,7 @@ static void emit_ret_miss(struct bt *bt)
 	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	bt_emit_lookup(bt, e, miss);
-	e_patch_here(e, miss[1]);
-	if (!bt->single)
-		e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_patch_here(e, miss[0]);
+	bt_emit_second_lookup(bt, e, miss);
 	e_load(e, SCRATCH1, CPU_OFF(bt.branch));
 	e_jmp_to(e, bt->lookup_miss);
 	/* The return that matches the base of the shadow stack. */
@@ -329,6 +363,7 @@ void bt_emit_stubs(struct bt *bt)
 	emit_ret_miss(bt);
 	emit_enter(bt);
 	emit_step(bt);
+	emit_rest(bt);
 	emit_miss(bt);
 	emit_vec_enter(bt);
 }

@@ -100,8 +100,15 @@ struct tr_group {
 	bool kept;		       /* there */
 };
 
-/* A check's way out of line; g is NULL for that of the vector registers. */
+enum slow_kind {
+	SLOW_MISS, /* the check of group g */
+	SLOW_VEC,  /* the check of the vector registers */
+	SLOW_REST, /* the interpreter is to take over */
+};
+
+/* A way out of line. */
 struct tr_slow {
+	enum slow_kind kind;
 	uint8_t *from;	      /* displacement of the jump to here */
 	uint8_t *retry;	      /* start of the check */
 	const struct tr_group *g;
@@ -137,7 +144,7 @@ struct tr {
 	struct tr_insn in[UNIT_MAX_INSNS];
 	struct tr_group group[MAX_GROUPS];
 	unsigned ngroups;
-	struct tr_slow slow[MAX_GROUPS + 1];
+	struct tr_slow slow[MAX_GROUPS + 2 * UNIT_MAX_INSNS];
 	unsigned nslow;
 	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;
@@ -184,6 +191,7 @@ bool tr_is_jump(const struct tr_insn *in);
 bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);
 bool tr_plan_vector(struct tr *t, struct tr_insn *in);
+bool tr_plan_divide(struct tr_insn *in);
 /* vector.c: chooses vec_at; the check itself. */
 void tr_place_vec_check(struct tr *t);
 void tr_emit_vec_check(struct tr *t, struct tr_insn *at);

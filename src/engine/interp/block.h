@@ -37,7 +37,10 @@ struct block {
 #define JUMP_CACHE	(1u << 15)
 #define PENDING_MAX	16
 
-/* rip -> block, while the virtual-to-physical mapping that led there stands. */
+/*
+ * rip -> block, while the virtual-to-physical mapping that led there stands. An entry that loses
+ * its place to another goes to the neighbouring one.
+ */
 struct jump_entry {
 	uint64_t rip;
 	uint64_t key;
@@ -137,6 +140,12 @@ static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip
 
 	return (cpu->tlb.code_gen + bc->jump_gen) << 20 | block_key(cpu, rip, options) |
 	       cpu->tlb.tag[rip >> 63];
+}
+
+/* The other place where rip may be. */
+static inline struct jump_entry *block_jump_second(struct block_cache *bc, struct jump_entry *e)
+{
+	return &bc->jump[(e - bc->jump) ^ 1];
 }
 
 static inline struct block *block_find(struct block_cache *bc, uint64_t rip, uint32_t options)
