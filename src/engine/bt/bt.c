@@ -121,16 +121,25 @@ void *bt_meta_alloc(struct bt *bt, size_t size)
 	return p;
 }
 
+static void divert(struct bt *bt, uint8_t *from, uint8_t *to)
+{
+	struct emit e = {.p = from - bt->e.to_exec, .end = from - bt->e.to_exec + 5};
+
+	e_jmp_to(&e, to - bt->e.to_exec);
+}
+
 /* The unit is compiled again, and whoever comes by the old code is sent to the new. */
 static void redo(struct bt *bt)
 {
 	struct block *unit = bt->redo;
-	struct emit at = {.p = (uint8_t *)unit->native - bt->e.to_exec};
+	uint8_t *near = unit->native, *far = unit->far_native;
 
 	bt->redo = NULL;
-	at.end = at.p + 5;
-	if (bt_translate(bt, unit))
-		e_jmp_to(&at, (uint8_t *)unit->native - bt->e.to_exec);
+	if (!bt_translate(bt, unit))
+		return;
+	divert(bt, near, unit->native);
+	if (far != near)
+		divert(bt, far, unit->far_native);
 }
 
 static void finish(struct bt *bt)
@@ -205,7 +214,8 @@ void bt_link(struct bt *bt, const struct block *next)
 
 	bt->cpu->bt.exit = NULL;
 	if (next->native && next->gpa == x->gpa && next->key == x->key && !bt->single)
-		e_patch(x->jump, (uint8_t *)next->native - bt->e.to_exec);
+		e_patch(x->jump, (uint8_t *)(x->mem ? next->far_native : next->native) -
+					 bt->e.to_exec);
 }
 
 void bt_unlink(struct bt *bt)

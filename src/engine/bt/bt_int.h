@@ -66,6 +66,7 @@ struct bt_exit {
 	uint8_t *jump; /* displacement, in the writable mapping */
 	gpa_t gpa;     /* of the block that may follow, and its key */
 	uint32_t key;
+	bool mem; /* flags are in cpu->bt.flags */
 };
 
 struct bt_space;
@@ -91,21 +92,23 @@ struct bt {
 	bool counted;	/* compiled code counts instructions, and stops after a slice */
 	bool running;	/* compiled code is on the stack */
 	bool in_cpu;	/* the block was left by a handler: flags are in struct cpu */
-	/* Common stubs, writable addresses. */
-	uint8_t *enter, *leave, *step, *chain, *lookup_miss, *no_native, *ret_miss, *miss, *underflow, *rest, *vec_enter, *vec_save, *vec_load;
+	/*
+	 * Common stubs, writable addresses. Of those with two, the second is for flags that are in
+	 * cpu->bt.flags already.
+	 */
+	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
+	uint8_t *enter, *lookup_miss, *no_native, *ret_miss, *underflow, *vec_save, *vec_load;
 };
 
 /* stubs.c */
 void bt_emit_stubs(struct bt *bt);
 /*
- * To the target in SCRATCH0 through the jump cache; the flags go to cpu->bt.flags. Emits jumps out
- * for when it is not where it belongs.
+ * To the target in SCRATCH0 through the jump cache; the flags go to cpu->bt.flags unless they are
+ * there. Emits jumps out for when it is not where it belongs.
  */
-void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2]);
+void bt_emit_lookup(struct bt *bt, struct emit *e, bool flags_mem, uint8_t *miss[2]);
 /* Where those jumps lead: to the other place; falls through with the target in SCRATCH0. */
 void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2]);
-/* The entry for look-ups of code at native that reads flags. */
-void bt_emit_far_entry(struct emit *e, const uint8_t *native);
 void *bt_meta_alloc(struct bt *bt, size_t size);
 /* What of the guest's vector registers is in the host's: cpu->bt.vec_level. */
 #define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
@@ -129,17 +132,28 @@ const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 uint16_t bt_flags_pack(const struct cpu *c);
 void bt_flags_unpack(struct cpu *c, uint16_t ax);
 
-/* Saves and restores the arithmetic flags around code that clobbers them; uses host RAX. */
-static inline void emit_save_flags(struct emit *e)
+/* The host's arithmetic flags to cpu->bt.flags and back; tmp: a scratch register. */
+static inline void bt_emit_flags_save(struct emit *e, unsigned tmp)
 {
-	e_store(e, H_RAX, CPU_OFF(bt.rax));
+	e_mov_rr(e, tmp, H_RAX);
 	e_code(e, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
+	e_store16(e, H_RAX, CPU_OFF(bt.flags));
+	e_mov_rr(e, H_RAX, tmp);
 }
 
-static inline void emit_restore_flags(struct emit *e)
+/* Clobbers RAX. */
+static inline void bt_emit_flags_load(struct emit *e)
 {
+	e_code(e, 0x65, 0x0f, 0xb7, 0x04, 0x25); /* movzx eax, word gs:[flags] */
+	e32(e, CPU_OFF(bt.flags));
 	e_code(e, 0x04, 0x7f, 0x9e); /* add al, 0x7f: sets OF if al is 1; sahf */
-	e_load(e, H_RAX, CPU_OFF(bt.rax));
+}
+
+static inline void bt_emit_flags_restore(struct emit *e, unsigned tmp)
+{
+	e_mov_rr(e, tmp, H_RAX);
+	bt_emit_flags_load(e);
+	e_mov_rr(e, H_RAX, tmp);
 }
 
 #endif

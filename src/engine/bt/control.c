@@ -26,12 +26,12 @@ static void page_address(struct emit *e, unsigned reg, int32_t off)
 }
 
 /* To the target in SCRATCH0; branch: the site of an indirect branch, or NULL. */
-static void look_up(struct tr *t, struct bt_site *branch)
+static void look_up(struct tr *t, struct bt_site *branch, bool flags_mem)
 {
 	struct tr_lookup *l = &t->lookup[t->nlookups++];
 
 	l->branch = branch;
-	bt_emit_lookup(t->bt, t->e, l->miss);
+	bt_emit_lookup(t->bt, t->e, flags_mem, l->miss);
 }
 
 static void emit_lookup_misses(struct tr *t)
@@ -53,7 +53,8 @@ static void add_far(struct tr *t, uint8_t *from, int64_t target, struct bt_site 
 		t->failed = true;
 		return;
 	}
-	t->far[t->nfar++] = (struct tr_far){.from = from, .target = target, .branch = branch};
+	t->far[t->nfar++] = (struct tr_far){
+		.from = from, .target = target, .branch = branch, .mem = t->flags_mem};
 }
 
 /* Where a jump inside the page may be joined to its target, and elsewhere the target is looked up.
@@ -63,7 +64,8 @@ static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 	if (target < 0 || target >= (int64_t)PAGE_SIZE)
 		add_far(t, from, target, NULL);
 	else
-		t->exit[t->nexits++] = (struct tr_exit){.from = from, .target = target};
+		t->exit[t->nexits++] = (struct tr_exit){
+			.from = from, .target = target, .mem = t->flags_mem};
 }
 
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)
@@ -81,7 +83,7 @@ void tr_emit_far(struct tr *t)
 			e_load(t->e, SCRATCH0, CPU_OFF(rip));
 		else
 			page_address(t->e, SCRATCH0, f->target);
-		look_up(t, f->branch);
+		look_up(t, f->branch, f->mem);
 	}
 	emit_lookup_misses(t);
 }
@@ -214,16 +216,18 @@ static void load_target(struct tr *t, const struct tr_insn *in)
 
 /*
  * The return address goes to the guest's stack, and negated to ours with the host's return address
- * above it (emit_ret() has the other half). A return to here brings it in SCRATCH0.
+ * above it (emit_ret() has the other half). A return to here brings it in SCRATCH0. Flags go
+ * through calls, returns and other indirect branches in cpu->bt.flags: there they are seldom read.
  */
 static void emit_any_call(struct tr *t, struct tr_insn *in, const struct tr_access *stack,
 			  bool indirect)
 {
 	int64_t next = tr_next(in);
-	struct host_mem hm = tr_operand(t, in, stack, false);
 	struct emit *e = t->e;
+	struct host_mem hm;
 	uint8_t *call;
 
+	hm = tr_operand(t, in, stack, false);
 	page_address(e, SCRATCH0, next);
 	e_op_mem(e, 0x89, SCRATCH0, &hm);
 	move_rsp(t, -8);
@@ -241,17 +245,19 @@ static void emit_any_call(struct tr *t, struct tr_insn *in, const struct tr_acce
 		e_store(e, SCRATCH1, CPU_OFF(bt.page));
 		tr_exit(t, next, TR_ALWAYS);
 	} else {
-		look_up(t, NULL);
+		look_up(t, NULL, true);
 	}
 }
 
 static void emit_call(struct tr *t, struct tr_insn *in)
 {
+	tr_flags_clobber(t, in->live_out, SCRATCH0);
 	emit_any_call(t, in, &in->acc[0], false);
 }
 
 static void emit_call_ind(struct tr *t, struct tr_insn *in)
 {
+	tr_flags_clobber(t, in->live_out, SCRATCH0);
 	load_target(t, in);
 	/* Nobody reads cpu->rip before the branch is taken. */
 	e_store(t->e, SCRATCH0, CPU_OFF(rip));
@@ -297,8 +303,9 @@ static void emit_jump(struct tr *t, struct tr_insn *in)
 
 static void emit_jump_ind(struct tr *t, struct tr_insn *in)
 {
+	tr_flags_clobber(t, in->live_out, SCRATCH0);
 	load_target(t, in);
-	look_up(t, branch_site(t, in, 0));
+	look_up(t, branch_site(t, in, 0), true);
 }
 
 /* Whether a cycle may close by this jump without another that is noted. */
@@ -328,12 +335,17 @@ static bool plan_jump(struct tr *t, struct tr_insn *in)
 static void emit_ret(struct tr *t, struct tr_insn *in)
 {
 	int32_t release = 8 + (in->zi.operand_count_visible ? in->op[0].imm.value.u & 0xffff : 0);
-	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
 	struct emit *e = t->e;
+	struct host_mem hm;
 
+	tr_flags_clobber(t, in->live_out, SCRATCH0);
+	hm = tr_operand(t, in, &in->acc[0], false);
 	e_op_mem(e, 0x8b, SCRATCH0, &hm);
 	move_rsp(t, release);
-	/* The address that our stack expects, negated, plus the real one: flags must stay. */
+	/*
+	 * The address that our stack expects, negated, plus the real one. Across calls and returns
+	 * the flags are in cpu->bt.flags.
+	 */
 	e_mov_rr(e, SCRATCH1, H_RCX);
 	e_load_at(e, H_RCX, H_RSP, 8);
 	e_lea(e, H_RCX, H_RCX, SCRATCH0, 0, 0);

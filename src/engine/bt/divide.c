@@ -8,7 +8,7 @@
 static void slow_if(struct tr *t, struct tr_insn *in, unsigned cc)
 {
 	t->slow[t->nslow++] =
-		(struct tr_slow){.kind = SLOW_REST, .from = e_jcc(t->e, cc), .at = in};
+		(struct tr_slow){.kind = SLOW_REST, .from = e_jcc(t->e, cc), .at = in, .mem = t->flags_mem};
 }
 
 /* op a, b on 32 or 64 bits: opcode with the register operand first. */

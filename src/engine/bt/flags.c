@@ -20,13 +20,13 @@ static bool counted_shift(const ZydisDecodedInstruction *zi)
 	}
 }
 
-/* What an instruction reads of, and surely overwrites in, the arithmetic flags. */
-static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op,
-		     uint32_t *reads, uint32_t *kills)
+/* What an instruction reads of, surely overwrites in, and may overwrite in the arithmetic flags. */
+static void flags_of(const ZydisDecodedInstruction *zi, uint32_t *reads, uint32_t *kills,
+		     uint32_t *touches)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 
-	*reads = *kills = 0;
+	*reads = *kills = *touches = 0;
 	switch (zi->meta.category) {
 	case ZYDIS_CATEGORY_SYSCALL:
 	case ZYDIS_CATEGORY_SYSRET:
@@ -36,12 +36,15 @@ static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 	default: break;
 	}
 	/* Undefined behind them, so the check before them may leave anything there. */
-	if (zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV)
-		*kills = ARITH_FLAGS;
-	if (!f || *kills)
+	if (zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV) {
+		*kills = *touches = ARITH_FLAGS;
+		return;
+	}
+	if (!f)
 		return;
 	*reads = f->tested & ARITH_FLAGS;
-	*kills = (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH_FLAGS;
+	*touches = (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH_FLAGS;
+	*kills = *touches;
 	/* A count of zero changes nothing; repeated string instructions may do nothing at all. */
 	if (counted_shift(zi) || (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
 						    ZYDIS_ATTRIB_HAS_REPNE)))
@@ -54,7 +57,7 @@ static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 static uint32_t live_at(const struct tr *t, int64_t page_off)
 {
 	uint64_t pte = gmem_translate(t->bt->cpu->gmem, t->b->gpa >> PAGE_SHIFT);
-	uint32_t live = ARITH_FLAGS, unknown = ARITH_FLAGS, found = 0, reads, kills;
+	uint32_t live = ARITH_FLAGS, unknown = ARITH_FLAGS, found = 0, reads, kills, touches;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
 
@@ -67,7 +70,7 @@ static uint32_t live_at(const struct tr *t, int64_t page_off)
 		memcpy(buf, (const void *)(npt_hva(pte) + page_off), avail);
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, buf, avail, &zi, op)))
 			break;
-		flags_of(&zi, op, &reads, &kills);
+		flags_of(&zi, &reads, &kills, &touches);
 		found |= reads & unknown;
 		unknown &= ~(reads | kills);
 		if (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
@@ -103,7 +106,7 @@ static uint32_t live_behind(const struct tr *t, const struct tr_insn *last, uint
 
 void tr_flags(struct tr *t)
 {
-	uint32_t live = 0, reads, kills;
+	uint32_t live = 0;
 
 	for (unsigned n = t->n; n-- > 0;) {
 		struct tr_insn *in = &t->in[n];
@@ -111,8 +114,32 @@ void tr_flags(struct tr *t)
 		if (n == t->n - 1 || in->block != in[1].block)
 			live = live_behind(t, in, live);
 		in->live_out = live;
-		flags_of(&in->zi, in->op, &reads, &kills);
-		live = (live & ~kills) | reads;
+		flags_of(&in->zi, &in->flag_reads, &in->flag_kills, &in->flag_touches);
+		live = (live & ~in->flag_kills) | in->flag_reads;
 		in->live_in = live;
 	}
+}
+
+void tr_flags_clobber(struct tr *t, uint32_t live, unsigned tmp)
+{
+	if (!live || t->flags_mem)
+		return;
+	bt_emit_flags_save(t->e, tmp);
+	t->flags_mem = true;
+}
+
+void tr_flags_before(struct tr *t, const struct tr_insn *in)
+{
+	uint32_t kept = in->flag_touches ? in->live_out & ~in->flag_kills : 0;
+
+	if (!t->flags_mem || !(in->flag_reads | kept))
+		return;
+	bt_emit_flags_restore(t->e, SCRATCH0);
+	t->flags_mem = false;
+}
+
+void tr_flags_after(struct tr *t, const struct tr_insn *in)
+{
+	if (in->flag_touches)
+		t->flags_mem = false;
 }

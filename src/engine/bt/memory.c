@@ -44,17 +44,6 @@ static bool needs_both(const ZydisDecodedOperandMem *m)
 	return has_segment(m) || (!is_none(m->index) && host_of(m->index) == IN_MEMORY);
 }
 
-/* A register that is in memory to reg; so is RAX while the host's holds flags. */
-static void load_guest(struct tr *t, unsigned reg, unsigned guest)
-{
-	e_load(t->e, reg, guest == RAX ? CPU_OFF(bt.rax) : GPR_OFF(guest));
-}
-
-static unsigned host_now(const struct tr *t, ZydisRegister r)
-{
-	return t->rax_busy && tr_gpr(r) == RAX ? IN_MEMORY : host_of(r);
-}
-
 /* out, a scratch register, = linear address + more; flags stay. May use the other one. */
 static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,
 			 unsigned out, int64_t more)
@@ -70,16 +59,16 @@ static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDeco
 		e_load(e, out, CPU_OFF(bt.page));
 		base = out;
 	} else if (!is_none(m->base)) {
-		base = host_now(t, m->base);
+		base = host_of(m->base);
 		if (base == IN_MEMORY) {
-			load_guest(t, out, tr_gpr(m->base));
+			e_load(e, out, GPR_OFF(tr_gpr(m->base)));
 			base = out;
 		}
 	}
 	if (!is_none(m->index)) {
-		index = host_now(t, m->index);
+		index = host_of(m->index);
 		if (index == IN_MEMORY) {
-			load_guest(t, other, tr_gpr(m->index));
+			e_load(e, other, GPR_OFF(tr_gpr(m->index)));
 			index = other;
 		}
 	}
@@ -126,8 +115,8 @@ static int64_t first_byte(const struct tr_group *g)
 	return g->lo - g->check_disp + g->check_by;
 }
 
-/* SCRATCH1 = the addend of the group's page, or out of line. saved: the flags are saved already. */
-static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g, bool saved)
+/* SCRATCH1 = the addend of the group's page, or out of line. */
+static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 {
 	struct emit *e = t->e;
 	size_t entry = CPU_OFF(tlb.e) + t->ctx * TLB_SIZE * sizeof(struct tlb_entry);
@@ -146,7 +135,7 @@ static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g, boo
 		  entry + (g->write ? offsetof(struct tlb_entry, wtag)
 				    : offsetof(struct tlb_entry, rtag)));
 	t->slow[t->nslow++] = (struct tr_slow){
-		.from = e_jcc(e, CC_NE), .retry = retry, .g = g, .at = at, .flags_saved = saved};
+		.from = e_jcc(e, CC_NE), .retry = retry, .g = g, .at = at, .mem = t->flags_mem};
 	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
 }
 
@@ -165,24 +154,19 @@ void tr_checks(struct tr *t, struct tr_insn *in)
 	struct emit *e = t->e;
 	unsigned n = in - t->in;
 	unsigned left = due(t, n);
-	bool saved = left && in->live_in;
 
-	if (saved)
-		emit_save_flags(e);
-	t->rax_busy = saved;
+	if (left)
+		tr_flags_clobber(t, in->live_in, SCRATCH0);
 	for (; left; left--, t->next_group++) {
 		struct tr_group *g = &t->group[t->next_group];
 
-		emit_check(t, in, g, saved);
+		emit_check(t, in, g);
 		t->addend = t->next_group;
 		/* It is used at once and never again, or kept. */
 		g->kept = g->last != n || needs_both(g->check->m) || in->naccs > 1 || left > 1;
 		if (g->kept)
 			e_store(e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
 	}
-	t->rax_busy = false;
-	if (saved)
-		emit_restore_flags(e);
 }
 
 static void need_addend(struct tr *t, const struct tr_access *a)
@@ -234,13 +218,7 @@ static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 	c->fill_write = g->check->write && g->check_at == g->first;
 	emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
 	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
-	e_jmp_to(e, t->bt->miss);
-	/* Back to this very check: those before it may have used the same entry of the TLB. */
-	c->retry = e_exec(e, s->flags_saved ? e->p : s->retry);
-	if (s->flags_saved) {
-		emit_save_flags(e);
-		e_jmp_to(e, s->retry);
-	}
+	e_jmp_to(e, t->bt->miss[s->mem]);
 }
 
 void tr_emit_slow(struct tr *t)
@@ -252,17 +230,14 @@ void tr_emit_slow(struct tr *t)
 		struct bt_check *c = tr_check(t, s->at);
 
 		e_patch(s->from, e->p);
-		if (s->flags_saved)
-			emit_restore_flags(e);
+		/* Back to this very check: those before may have used the same entry of the TLB. */
+		c->retry = s->retry ? e_exec(e, s->retry) : NULL;
 		if (s->kind == SLOW_MISS) {
 			emit_miss(t, s, c);
 			continue;
 		}
-		if (s->kind == SLOW_VEC) {
-			c->retry = e_exec(e, s->retry);
-			c->vec_level = t->vec_level;
-		}
+		c->vec_level = t->vec_level;
 		e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
-		e_jmp_to(e, s->kind == SLOW_VEC ? t->bt->vec_enter : t->bt->rest);
+		e_jmp_to(e, s->kind == SLOW_VEC ? t->bt->vec_enter[s->mem] : t->bt->rest[s->mem]);
 	}
 }

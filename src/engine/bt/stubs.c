@@ -8,23 +8,20 @@ static void store_regs_but_rax(struct emit *e)
 			e_store(e, host_reg_of(g), GPR_OFF(g));
 }
 
-/* All guest state to struct cpu; clobbers host RAX. */
-static void spill(struct emit *e)
+/* All guest state but vectors to struct cpu; clobbers host RAX. */
+static void spill(struct emit *e, bool flags_mem)
 {
 	e_store(e, H_RAX, GPR_OFF(RAX));
-	e8(e, 0x9f);
-	e8(e, 0x0f), e8(e, 0x90), e8(e, 0xc0);
-	e_store16(e, H_RAX, CPU_OFF(bt.flags));
+	if (!flags_mem) {
+		e_code(e, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
+		e_store16(e, H_RAX, CPU_OFF(bt.flags));
+	}
 	store_regs_but_rax(e);
 }
 
 static void fill(struct emit *e)
 {
-	/* movzx eax, word gs:[flags] */
-	e8(e, 0x65), e8(e, 0x0f), e8(e, 0xb7), e8(e, 0x04), e8(e, 0x25);
-	e32(e, CPU_OFF(bt.flags));
-	e8(e, 0x04), e8(e, 0x7f);
-	e8(e, 0x9e);
+	bt_emit_flags_load(e);
 	for (unsigned g = RAX; g <= R15; g++)
 		if (host_reg_of(g) != IN_MEMORY)
 			e_load(e, host_reg_of(g), GPR_OFF(g));
@@ -131,20 +128,20 @@ static void emit_return(struct emit *e)
 }
 
 /* Jumped to with cpu->rip set. */
-static void emit_leave(struct bt *bt)
+static void emit_leave(struct bt *bt, bool flags_mem)
 {
-	bt->leave = bt->e.p;
-	spill(&bt->e);
+	bt->leave[flags_mem] = bt->e.p;
+	spill(&bt->e, flags_mem);
 	save_vectors(bt);
 	emit_return(&bt->e);
 }
 
 /* Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0. */
-static void emit_chain(struct bt *bt)
+static void emit_chain(struct bt *bt, bool flags_mem)
 {
-	bt->chain = bt->e.p;
+	bt->chain[flags_mem] = bt->e.p;
 	e_store(&bt->e, SCRATCH0, CPU_OFF(bt.exit));
-	e_jmp_to(&bt->e, bt->leave);
+	e_jmp_to(&bt->e, bt->leave[flags_mem]);
 }
 
 /* Calls a C function with the CPU as first argument; RBX holds RSP meanwhile. */
@@ -159,13 +156,13 @@ static void call_c(struct emit *e, void *fn)
 }
 
 /* Called with the struct bt_site in SCRATCH0. */
-static void emit_step(struct bt *bt)
+static void emit_step(struct bt *bt, bool flags_mem)
 {
 	struct emit *e = &bt->e;
 	uint8_t *leave;
 
-	bt->step = e->p;
-	spill(e);
+	bt->step[flags_mem] = e->p;
+	spill(e, flags_mem);
 	save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH0);
 	call_c(e, bt_step);
@@ -180,12 +177,12 @@ static void emit_step(struct bt *bt)
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1, from whose instruction to go on. */
-static void emit_rest(struct bt *bt)
+static void emit_rest(struct bt *bt, bool flags_mem)
 {
 	struct emit *e = &bt->e;
 
-	bt->rest = e->p;
-	spill(e);
+	bt->rest[flags_mem] = e->p;
+	spill(e, flags_mem);
 	save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_rest);
@@ -193,13 +190,13 @@ static void emit_rest(struct bt *bt)
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1 and the first address checked in SCRATCH0. */
-static void emit_miss(struct bt *bt)
+static void emit_miss(struct bt *bt, bool flags_mem)
 {
 	struct emit *e = &bt->e;
 	uint8_t *rest;
 
-	bt->miss = e->p;
-	spill(e);
+	bt->miss[flags_mem] = e->p;
+	spill(e, flags_mem);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	e_mov_rr(e, H_RDX, SCRATCH0);
@@ -217,13 +214,13 @@ static void emit_miss(struct bt *bt)
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1: loads the vector registers if that is allowed. */
-static void emit_vec_enter(struct bt *bt)
+static void emit_vec_enter(struct bt *bt, bool flags_mem)
 {
 	struct emit *e = &bt->e;
 	uint8_t *rest;
 
-	bt->vec_enter = e->p;
-	spill(e);
+	bt->vec_enter[flags_mem] = e->p;
+	spill(e, flags_mem);
 	save_vectors(bt);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	e_mov_rr(e, H_RSI, SCRATCH1);
@@ -238,21 +235,6 @@ static void emit_vec_enter(struct bt *bt)
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
 	emit_return(e);
-}
-
-/* The flags from where a look-up left them. */
-static void restore_saved_flags(struct emit *e)
-{
-	e_store(e, H_RAX, CPU_OFF(bt.rax));
-	e_code(e, 0x65, 0x0f, 0xb7, 0x04, 0x25); /* movzx eax, word gs:[flags] */
-	e32(e, CPU_OFF(bt.flags));
-	emit_restore_flags(e);
-}
-
-void bt_emit_far_entry(struct emit *e, const uint8_t *native)
-{
-	restore_saved_flags(e);
-	e_jmp_to(e, native);
 }
 
 /* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
@@ -274,12 +256,10 @@ static void emit_probe(struct emit *e, uint8_t *miss[2])
 	e_modrm(e, 4, &native);
 }
 
-void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
+void bt_emit_lookup(struct bt *bt, struct emit *e, bool flags_mem, uint8_t *miss[2])
 {
-	e_store(e, H_RAX, CPU_OFF(bt.rax));
-	e_code(e, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
-	e_store16(e, H_RAX, CPU_OFF(bt.flags));
-	e_load(e, H_RAX, CPU_OFF(bt.rax));
+	if (!flags_mem)
+		bt_emit_flags_save(e, SCRATCH1);
 	if (bt->single) {
 		miss[0] = miss[1] = e_jmp(e);
 		return;
@@ -327,8 +307,7 @@ static void emit_lookup_miss(struct bt *bt)
 	bt->lookup_miss = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(rip));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	restore_saved_flags(e);
-	e_jmp_to(e, bt->leave);
+	e_jmp_to(e, bt->leave[1]);
 }
 
 /*
@@ -343,7 +322,7 @@ static void emit_ret_miss(struct bt *bt)
 	bt->ret_miss = e->p;
 	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	bt_emit_lookup(bt, e, miss);
+	bt_emit_lookup(bt, e, true, miss);
 	bt_emit_second_lookup(bt, e, miss);
 	e_load(e, SCRATCH1, CPU_OFF(bt.branch));
 	e_jmp_to(e, bt->lookup_miss);
@@ -357,13 +336,15 @@ void bt_emit_stubs(struct bt *bt)
 {
 	emit_vec_save(bt);
 	emit_vec_load(bt);
-	emit_leave(bt);
-	emit_chain(bt);
+	for (unsigned mem = 0; mem < 2; mem++) {
+		emit_leave(bt, mem);
+		emit_chain(bt, mem);
+		emit_step(bt, mem);
+		emit_rest(bt, mem);
+		emit_miss(bt, mem);
+		emit_vec_enter(bt, mem);
+	}
 	emit_lookup_miss(bt);
 	emit_ret_miss(bt);
 	emit_enter(bt);
-	emit_step(bt);
-	emit_rest(bt);
-	emit_miss(bt);
-	emit_vec_enter(bt);
 }

@@ -46,7 +46,8 @@ struct bt_check *tr_check(struct tr *t, const struct tr_insn *in)
 static void emit_hand_over(struct tr *t, struct tr_insn *in)
 {
 	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)tr_site(t, in));
-	e_call_to(t->e, t->bt->step);
+	e_call_to(t->e, t->bt->step[t->flags_mem]);
+	t->flags_mem = false;
 	t->addend = NO_GROUP;
 }
 
@@ -65,13 +66,11 @@ static void emit_rip(struct tr *t, int32_t off)
 static unsigned emit_poll(struct tr *t, uint8_t *out[2])
 {
 	struct emit *e = t->e;
-	bool live = t->in[0].live_in;
 	unsigned n = 0;
 
 	if (!t->polls && !t->bt->counted)
 		return 0;
-	if (live)
-		emit_save_flags(e);
+	tr_flags_clobber(t, t->in[0].live_in, SCRATCH0);
 	if (t->bt->counted) {
 		e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.left));
 		e_code(e, 0x41, 0x83, 0xea, t->n); /* sub r10d, n */
@@ -81,8 +80,6 @@ static unsigned emit_poll(struct tr *t, uint8_t *out[2])
 	out[n++] = e_jcc(e, CC_B);
 	if (t->bt->counted)
 		e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.left));
-	if (live)
-		emit_restore_flags(e);
 	return n;
 }
 
@@ -92,10 +89,9 @@ static void emit_poll_exit(struct tr *t, uint8_t *const from[2], unsigned n)
 		return;
 	while (n-- > 0)
 		e_patch_here(t->e, from[n]);
-	if (t->in[0].live_in)
-		emit_restore_flags(t->e);
 	emit_rip(t, t->in[0].off);
-	e_jmp_to(t->e, t->bt->leave);
+	/* Where they are dead it does not matter. */
+	e_jmp_to(t->e, t->bt->leave[t->in[0].live_in != 0]);
 }
 
 static void emit_exits(struct tr *t)
@@ -106,7 +102,7 @@ static void emit_exits(struct tr *t)
 		struct bt_exit *x;
 
 		if (t->exit[n].target == t->in[0].off && !t->bt->single) {
-			e_patch(t->exit[n].from, t->entry);
+			e_patch(t->exit[n].from, t->exit[n].mem ? t->entry_far : t->entry_near);
 			continue;
 		}
 		x = bt_meta_alloc(t->bt, sizeof(*x));
@@ -117,10 +113,11 @@ static void emit_exits(struct tr *t)
 		x->jump = t->exit[n].from;
 		x->gpa = (t->b->gpa & PAGE_MASK) + t->exit[n].target;
 		x->key = t->b->key;
+		x->mem = t->exit[n].mem;
 		e_patch(x->jump, e->p);
 		emit_rip(t, t->exit[n].target);
 		e_mov_imm64(e, SCRATCH0, (uintptr_t)x);
-		e_jmp_to(e, t->bt->chain);
+		e_jmp_to(e, t->bt->chain[x->mem]);
 	}
 }
 
@@ -133,10 +130,13 @@ static void emit_body(struct tr *t)
 		if (t->vec_level && t->vec_at == n)
 			tr_emit_vec_check(t, in);
 		tr_checks(t, in);
-		if (in->emit)
-			in->emit(t, in);
-		else
+		if (!in->emit) {
 			emit_hand_over(t, in);
+			continue;
+		}
+		tr_flags_before(t, in);
+		in->emit(t, in);
+		tr_flags_after(t, in);
 	}
 	/* A handler that ends the block does not come back; others fall through to here. */
 	if (!t->in[t->n - 1].ends)
@@ -154,15 +154,53 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->vec_level = 0;
-	t->polls = t->failed = t->rax_busy = false;
+	t->polls = t->failed = false;
+}
+
+/* Whether code that clobbers the host's flags comes before code that reads them. */
+static bool clobbers_first(const struct tr *t)
+{
+	unsigned g = 0;
+
+	if (t->polls || t->bt->counted)
+		return true;
+	for (unsigned n = 0; n < t->n; n++) {
+		const struct tr_insn *in = &t->in[n];
+
+		if ((g < t->ngroups && t->group[g].check_at == n) ||
+		    (t->vec_level && t->vec_at == n) || !in->emit)
+			return true;
+		if (in->flag_reads || in->flag_touches)
+			return false;
+	}
+	return false;
+}
+
+/* The other of the two entries, if flags matter at the entry. */
+static void emit_entries(struct tr *t, bool mem)
+{
+	struct emit *e = t->e;
+
+	t->entry_near = t->entry_far = t->entry;
+	if (!t->in[0].live_in)
+		return;
+	if (mem) {
+		t->entry_near = e->p;
+		bt_emit_flags_save(e, SCRATCH0);
+	} else {
+		t->entry_far = e->p;
+		bt_emit_flags_restore(e, SCRATCH0);
+	}
+	e_jmp_to(e, t->entry);
 }
 
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
-	uint8_t *cold = bt->cold.p, *far = NULL, *poll[2];
+	uint8_t *cold = bt->cold.p, *poll[2];
 	size_t meta = bt->meta_used;
 	unsigned npolls;
+	bool mem;
 
 	start(t, bt, b);
 	if (!tr_unit(t, b))
@@ -172,17 +210,15 @@ bool bt_translate(struct bt *bt, struct block *b)
 	tr_groups(t);
 	if (t->vec_level)
 		tr_place_vec_check(t);
+	mem = t->flags_mem = t->in[0].live_in && clobbers_first(t);
 	npolls = emit_poll(t, poll);
 	emit_body(t);
 	t->e = &bt->cold;
+	emit_entries(t, mem);
 	tr_emit_slow(t);
 	emit_exits(t);
 	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
-	if (t->in[0].live_in) {
-		far = bt->cold.p;
-		bt_emit_far_entry(&bt->cold, t->entry);
-	}
 	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = t->entry;
 		bt->cold.p = cold;
@@ -190,8 +226,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 		bt->meta_used = meta;
 		return false;
 	}
-	b->native = e_exec(&bt->e, t->entry);
-	b->far_native = far ? e_exec(&bt->cold, far) : b->native;
+	b->native = e_exec(&bt->e, t->entry_near);
+	b->far_native = e_exec(&bt->e, t->entry_far);
 	if (bt->log)
 		bt_dump_unit(bt->log, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);

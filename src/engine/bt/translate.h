@@ -73,6 +73,8 @@ struct tr_insn {
 	enum tr_follow follow;
 	uint32_t live_in;  /* flags whose value before the instruction matters */
 	uint32_t live_out; /* ... and behind it */
+	uint32_t flag_reads, flag_kills; /* what it reads, and surely overwrites */
+	uint32_t flag_touches;		 /* ... and may overwrite */
 	uint16_t off;	   /* in the page */
 	uint8_t *host;	   /* its host code */
 };
@@ -113,19 +115,21 @@ struct tr_slow {
 	uint8_t *retry;	      /* start of the check */
 	const struct tr_group *g;
 	const struct tr_insn *at;
-	bool flags_saved;
+	bool mem; /* flags are in cpu->bt.flags */
 };
 
 /* A jump that leaves the unit for an address of its page. */
 struct tr_exit {
 	uint8_t *from;	 /* displacement to patch to the stub, and later to the block */
 	uint32_t target; /* offset in the page */
+	bool mem;	 /* flags are in cpu->bt.flags */
 };
 
 /* Out-of-line code that looks up its target: a call must come from the call instruction. */
 struct tr_far {
 	uint8_t *from;
 	int32_t target; /* relative to the page; unless the address is in cpu->rip */
+	bool mem;	/* flags are in cpu->bt.flags */
 	struct bt_site *branch;
 };
 
@@ -161,9 +165,14 @@ struct tr {
 	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are none */
 	unsigned vec_at;    /* instruction before which that is checked */
 	bool polls;	     /* the unit may be part of a cycle */
-	bool rax_busy;	     /* host RAX holds flags, guest RAX is in cpu->bt.rax */
+	/*
+	 * Where the flags are, where they matter: in the host's, or as bt_flags_pack() has them in
+	 * cpu->bt.flags.
+	 */
+	bool flags_mem;
 	bool failed;
-	uint8_t *entry;		/* host code of the unit */
+	uint8_t *entry;	     /* host code of the unit */
+	uint8_t *entry_near, *entry_far; /* ... entered with flags in the host's or in cpu->bt.flags */
 	struct bt_site no_site; /* stand for what there was no room for; failed is set */
 	struct bt_check no_check;
 };
@@ -203,6 +212,11 @@ void tr_rewrite(struct tr *t, struct tr_insn *in);
 
 /* flags.c: fills in live_in and live_out of every instruction. */
 void tr_flags(struct tr *t);
+/* Before code that clobbers the host's flags, of which live matter; tmp: a scratch register. */
+void tr_flags_clobber(struct tr *t, uint32_t live, unsigned tmp);
+/* Before and after an instruction that is emitted as host code. */
+void tr_flags_before(struct tr *t, const struct tr_insn *in);
+void tr_flags_after(struct tr *t, const struct tr_insn *in);
 
 /* groups.c: fills in the groups and the group of every access. */
 void tr_groups(struct tr *t);

@@ -92,18 +92,15 @@ void tr_place_vec_check(struct tr *t)
 void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 {
 	struct emit *e = t->e;
-	uint8_t *retry = e->p;
-	bool live = at->live_in;
+	uint8_t *retry;
 
-	if (live)
-		emit_save_flags(e);
+	tr_flags_clobber(t, at->live_in, SCRATCH0);
+	retry = e->p;
 	e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[level], imm8 */
 	e32(e, CPU_OFF(bt.vec_level));
 	e8(e, t->vec_level);
 	t->slow[t->nslow++] = (struct tr_slow){
-		.kind = SLOW_VEC, .from = e_jcc(e, CC_B), .retry = retry, .at = at, .flags_saved = live};
-	if (live)
-		emit_restore_flags(e);
+		.kind = SLOW_VEC, .from = e_jcc(e, CC_B), .retry = retry, .at = at, .mem = t->flags_mem};
 	/* Out of line SCRATCH1 is used. */
 	t->addend = NO_GROUP;
 }
