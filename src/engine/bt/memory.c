@@ -221,15 +221,26 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 	return hm;
 }
 
-static void emit_vec_slow(struct tr *t, const struct tr_slow *s, struct bt_check *c)
+void tr_offset(struct tr *t, const struct tr_insn *in, const struct tr_access *a)
 {
-	c->retry = e_exec(t->e, s->retry);
-	c->vec_level = t->vec_level;
+	ZydisDecodedOperandMem m = *a->m;
+
+	m.segment = ZYDIS_REGISTER_DS;
+	if (needs_both(&m))
+		t->addend = NO_GROUP;
+	emit_address(t, in, &m, SCRATCH0, 0);
+}
+
+static void emit_stub_slow(struct tr *t, const struct tr_slow *s, struct bt_check *c)
+{
+	c->retry = s->retry ? e_exec(t->e, s->retry) : NULL;
+	c->vec_level = s->vec_level;
+	c->x87 = s->x87;
 	e_patch(s->from, t->e->p);
 	if (s->flags_saved)
 		emit_restore_flags(t->e);
 	e_mov_imm64(t->e, SCRATCH1, (uintptr_t)c);
-	e_jmp_to(t->e, t->bt->vec_enter);
+	e_jmp_to(t->e, s->stub);
 }
 
 void tr_emit_slow(struct tr *t)
@@ -242,7 +253,7 @@ void tr_emit_slow(struct tr *t)
 		struct bt_check *c = tr_check(t, s->at);
 
 		if (!g) {
-			emit_vec_slow(t, s, c);
+			emit_stub_slow(t, s, c);
 			continue;
 		}
 		c->span = g->hi - g->lo;
