@@ -170,4 +170,21 @@ enum exception {
 /* All exceptions masked and none raised. */
 #define MXCSR_INIT 0x1f80u
 
+/* Fields of the FXSAVE image. */
+#define FX_FCW	 0
+#define FX_FSW	 2
+#define FX_FTW	 4 /* abridged: bit set for a register in use */
+#define FX_FOP	 6
+#define FX_FIP	 8
+#define FX_FDP	 16
+#define FX_MXCSR 24
+#define FX_ST	 32
+#define FX_XMM	 160
+
+#define FSW_ES	       (1u << 7)
+#define FSW_B	       (1u << 15)
+#define FSW_TOP_SHIFT  11
+#define FSW_TOP	       (7u << FSW_TOP_SHIFT)
+#define X87_EXCEPTIONS 0x3fu
+
 #endif

@@ -173,6 +173,12 @@ struct cpu {
 		uint32_t vec_level;  /* BT_VEC_*: what of vec is in the host's registers */
 		uint32_t vec_was;    /* what was, before it was saved */
 		uint32_t host_mxcsr; /* the monitor's own */
+		uint32_t x87_live;   /* vec's x87 state is in the host's registers, but for pointers: */
+		uint32_t x87_was;    /* was, before it was saved */
+		uint32_t x87_ip;     /* FOP << 12 | the last instruction's offset in its page */
+		uint64_t x87_page;   /* ... and the page */
+		uint64_t x87_fdp;    /* offset of the last memory operand in its segment */
+		uint16_t x87_cw;     /* operand of an FLDCW */
 		uint64_t page;	/* linear address of the page the running block starts in */
 		uint64_t key;	/* of the jump cache, for the half of addresses that code lies in */
 		uint64_t salt;	/* of the jump cache's index, for the same half */

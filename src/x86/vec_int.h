@@ -124,24 +124,8 @@ void vec_mmx_enter(struct vec_state *v);
 
 /* --- FXSAVE image fields ------------------------------------------------------------------- */
 
-#define FX_FCW	 0
-#define FX_FSW	 2
-#define FX_FTW	 4 /* abridged: bit set for a register in use */
-#define FX_FOP	 6
-#define FX_FIP	 8
-#define FX_FDP	 16
-#define FX_MXCSR 24
-#define FX_ST	 32
-#define FX_XMM	 160
-
 #define FCW_INIT   0x37fu
 #define MXCSR_MASK 0xffffu
-
-#define FSW_ES	       (1u << 7)
-#define FSW_B	       (1u << 15)
-#define FSW_TOP_SHIFT  11
-#define FSW_TOP	       (7u << FSW_TOP_SHIFT)
-#define X87_EXCEPTIONS 0x3fu
 
 static inline uint16_t fx_get16(const struct vec_state *v, unsigned off)
 {

@@ -40,6 +40,7 @@ struct bt_site {
 	struct insn slot[3];
 	uint32_t block_off; /* of the block in its page: the handler needs REG_PC */
 	int32_t undo_rsp;   /* what takes back an indirect branch's change of RSP */
+	bool x87;	    /* later instructions of the unit need the x87 state, if it was loaded */
 };
 
 /*
@@ -56,6 +57,7 @@ struct bt_check {
 	uint8_t align; /* the address at align_off must be a multiple of it; 0: any */
 	uint8_t align_off;
 	uint8_t vec_level; /* of a check of the vector registers */
+	bool x87;	 /* a check of the x87 state */
 	bool write;	 /* stores are among the accesses */
 	bool fill_write; /* the instruction at slot stores: the fill may set the dirty bit */
 	bool any_half;	 /* addresses may be in the half that the code is not in */
@@ -98,6 +100,7 @@ struct bt {
 	 */
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *lookup_miss, *no_native, *ret_miss, *underflow, *vec_save, *vec_load;
+	uint8_t *x87_save, *x87_load;
 };
 
 /* stubs.c */
@@ -114,11 +117,14 @@ void *bt_meta_alloc(struct bt *bt, size_t size);
 #define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
 #define BT_VEC_AVX 2 /* YMM0-15, as AVX instructions may */
 
-/* slow.c: called by stubs, with the vector registers in struct cpu. */
-enum bt_step { BT_STEP_LEAVE, BT_STEP_ON, BT_STEP_ON_VEC };
-/* LEAVE: state is in struct cpu. ON_VEC: the vector registers are to be loaded again. */
+/* stubs_x87.c: x87_save and x87_load, called with RAX free and no vector registers in the host's. */
+void bt_emit_x87_stubs(struct bt *bt);
+
+/* slow.c: called by stubs, with the vector registers and the x87 state in struct cpu. */
+enum bt_step { BT_STEP_LEAVE, BT_STEP_ON };
+/* LEAVE: state is in struct cpu. ON: what vec_was and x87_was say is to be loaded again. */
 enum bt_step bt_step(struct cpu *cpu, struct bt_site *site);
-/* Whether vector registers may be loaded for the check: where to go on then, or NULL. */
+/* Whether vector or x87 registers may be loaded for the check: where to go on then, or NULL. */
 const uint8_t *bt_vec_enter(struct cpu *cpu, const struct bt_check *check);
 /* Interprets from the check's instruction to the end of its block. */
 void bt_rest(struct cpu *cpu, const struct bt_check *check);

@@ -205,6 +205,16 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 	return hm;
 }
 
+void tr_offset(struct tr *t, const struct tr_insn *in, const struct tr_access *a)
+{
+	ZydisDecodedOperandMem m = *a->m;
+
+	m.segment = ZYDIS_REGISTER_DS;
+	if (needs_both(&m))
+		t->addend = NO_GROUP;
+	emit_address(t, in, &m, SCRATCH0, 0);
+}
+
 static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 {
 	const struct tr_group *g = s->g;
@@ -236,8 +246,9 @@ void tr_emit_slow(struct tr *t)
 			emit_miss(t, s, c);
 			continue;
 		}
-		c->vec_level = t->vec_level;
+		c->vec_level = s->vec_level;
+		c->x87 = s->x87;
 		e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
-		e_jmp_to(e, s->kind == SLOW_VEC ? t->bt->vec_enter[s->mem] : t->bt->rest[s->mem]);
+		e_jmp_to(e, s->kind == SLOW_ENTER ? t->bt->vec_enter[s->mem] : t->bt->rest[s->mem]);
 	}
 }

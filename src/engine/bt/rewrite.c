@@ -1,6 +1,6 @@
 /*
  * Instructions as themselves: the guest's bytes with general registers renamed and the memory
- * operand replaced. Vector registers are the host's own, by the same numbers.
+ * operand replaced. Vector, MMX and x87 registers are the host's own, by the same numbers.
  */
 #include "src/engine/bt/translate.h"
 
@@ -28,13 +28,17 @@ static bool is_scan(const struct tr_insn *in)
 	return in->zi.mnemonic == ZYDIS_MNEMONIC_BSF || in->zi.mnemonic == ZYDIS_MNEMONIC_BSR;
 }
 
-/* Number of an XMM or YMM register, or -1. */
+/* Number of a vector, MMX or x87 register, or -1. */
 static int vector_reg(ZydisRegister r)
 {
 	if (r >= ZYDIS_REGISTER_XMM0 && r <= ZYDIS_REGISTER_XMM15)
 		return r - ZYDIS_REGISTER_XMM0;
 	if (r >= ZYDIS_REGISTER_YMM0 && r <= ZYDIS_REGISTER_YMM15)
 		return r - ZYDIS_REGISTER_YMM0;
+	if (r >= ZYDIS_REGISTER_MM0 && r <= ZYDIS_REGISTER_MM7)
+		return r - ZYDIS_REGISTER_MM0;
+	if (r >= ZYDIS_REGISTER_ST0 && r <= ZYDIS_REGISTER_ST7)
+		return r - ZYDIS_REGISTER_ST0;
 	return -1;
 }
 

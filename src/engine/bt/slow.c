@@ -24,13 +24,26 @@ static unsigned vec_level(const struct cpu *c)
 	return (c->cr4 & CR4_OSXSAVE) && (c->xcr0 & 6) == 6 ? BT_VEC_AVX : BT_VEC_SSE;
 }
 
+/* Whether x87 and MMX instructions raise no exception. */
+static bool x87_usable(const struct cpu *c)
+{
+	uint16_t fcw, fsw;
+
+	memcpy(&fcw, c->vec.fx + FX_FCW, 2);
+	memcpy(&fsw, c->vec.fx + FX_FSW, 2);
+	return !(c->cr0 & (CR0_EM | CR0_TS)) && (fcw & X87_EXCEPTIONS) == X87_EXCEPTIONS &&
+	       !(fsw & FSW_ES);
+}
+
 const uint8_t *bt_vec_enter(struct cpu *c, const struct bt_check *k)
 {
 	unsigned level = vec_level(c);
 
-	if (level < k->vec_level)
+	if (level < k->vec_level || (k->x87 && !x87_usable(c)))
 		return NULL;
-	c->bt.vec_was = level;
+	if (k->vec_level)
+		c->bt.vec_was = level;
+	c->bt.x87_was |= k->x87;
 	return k->retry;
 }
 
@@ -46,13 +59,15 @@ enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 		bt->in_cpu = true;
 		return BT_STEP_LEAVE;
 	}
-	if (c->bt.vec_was && vec_level(c) != c->bt.vec_was) {
+	c->bt.x87_was &= site->x87;
+	if ((c->bt.vec_was && vec_level(c) != c->bt.vec_was) ||
+	    (c->bt.x87_was && !x87_usable(c))) {
 		c->rip = c->gpr[REG_PC] + site->slot[0].off + site->slot[0].len;
 		bt->in_cpu = true;
 		return BT_STEP_LEAVE;
 	}
 	c->bt.flags = bt_flags_pack(c);
-	return c->bt.vec_was ? BT_STEP_ON_VEC : BT_STEP_ON;
+	return BT_STEP_ON;
 }
 
 void bt_rest(struct cpu *c, const struct bt_check *k)

@@ -83,15 +83,39 @@ static void emit_vec_load(struct bt *bt)
 	e8(e, 0xc3);
 }
 
-/* Before C code that may use vector registers: saves the guest's if they are in the host's. */
+/* Calls a stub if what is in RAX is not zero. */
+static void call_if(struct emit *e, const uint8_t *stub)
+{
+	e_code(e, 0x85, 0xc0, 0x74, 0x05); /* test eax, eax; jz over the call */
+	e_call_to(e, stub);
+}
+
+/*
+ * Before C code that may use vector or x87 registers: saves the guest's if they are in the host's.
+ * Clobbers RAX.
+ */
 static void save_vectors(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
-	e_code(e, 0x85, 0xc0, 0x74, 0x05); /* test eax, eax; jz over the call */
-	e_call_to(e, bt->vec_save);
+	call_if(e, bt->vec_save);
+	/* Only now: saving the x87 state wants the host's own MXCSR, and loading it XMM registers. */
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_live));
+	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.x87_was));
+	call_if(e, bt->x87_save);
+}
+
+/* What vec_was and x87_was say is loaded again. Clobbers RAX. */
+static void load_vectors(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_was));
+	call_if(e, bt->x87_load);
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
+	call_if(e, bt->vec_load);
 }
 
 static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
@@ -168,8 +192,7 @@ static void emit_step(struct bt *bt, bool flags_mem)
 	call_c(e, bt_step);
 	e_code(e, 0x83, 0xf8, BT_STEP_ON); /* cmp eax, imm8 */
 	leave = e_jcc(e, CC_B);
-	e_code(e, 0x74, 0x05); /* je over the call */
-	e_call_to(e, bt->vec_load);
+	load_vectors(bt);
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
@@ -213,7 +236,8 @@ static void emit_miss(struct bt *bt, bool flags_mem)
 	emit_return(e);
 }
 
-/* Jumped to with the struct bt_check in SCRATCH1: loads the vector registers if that is allowed. */
+/* Jumped to with the struct bt_check in SCRATCH1: loads the registers it is for if that is
+ * allowed. */
 static void emit_vec_enter(struct bt *bt, bool flags_mem)
 {
 	struct emit *e = &bt->e;
@@ -228,7 +252,7 @@ static void emit_vec_enter(struct bt *bt, bool flags_mem)
 	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
-	e_call_to(e, bt->vec_load);
+	load_vectors(bt);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
@@ -336,6 +360,7 @@ void bt_emit_stubs(struct bt *bt)
 {
 	emit_vec_save(bt);
 	emit_vec_load(bt);
+	bt_emit_x87_stubs(bt);
 	for (unsigned mem = 0; mem < 2; mem++) {
 		emit_leave(bt, mem);
 		emit_chain(bt, mem);

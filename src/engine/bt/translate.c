@@ -27,6 +27,7 @@ struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 	s->slot[n] = (struct insn){.exec = op_bt_next, .mode = 8};
 	s->block_off = block_off(in);
 	s->undo_rsp = 0;
+	s->x87 = tr_x87_behind(t, in);
 	return s;
 }
 
@@ -49,6 +50,7 @@ static void emit_hand_over(struct tr *t, struct tr_insn *in)
 	e_call_to(t->e, t->bt->step[t->flags_mem]);
 	t->flags_mem = false;
 	t->addend = NO_GROUP;
+	t->x87_paged = false;
 }
 
 /* cpu->rip = linear address of an offset in the current page. */
@@ -129,6 +131,8 @@ static void emit_body(struct tr *t)
 		in->host = t->e->p;
 		if (t->vec_level && t->vec_at == n)
 			tr_emit_vec_check(t, in);
+		if (t->x87 && t->x87_at == n)
+			tr_emit_x87_check(t, in);
 		tr_checks(t, in);
 		if (!in->emit) {
 			emit_hand_over(t, in);
@@ -154,6 +158,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->vec_level = 0;
+	t->x87 = t->x87_paged = false;
 	t->polls = t->failed = false;
 }
 
@@ -168,7 +173,8 @@ static bool clobbers_first(const struct tr *t)
 		const struct tr_insn *in = &t->in[n];
 
 		if ((g < t->ngroups && t->group[g].check_at == n) ||
-		    (t->vec_level && t->vec_at == n) || !in->emit)
+		    (t->vec_level && t->vec_at == n) ||
+		    (t->x87 && t->x87_at == n) || !in->emit)
 			return true;
 		if (in->flag_reads || in->flag_touches)
 			return false;
@@ -210,6 +216,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 	tr_groups(t);
 	if (t->vec_level)
 		tr_place_vec_check(t);
+	if (t->x87)
+		tr_place_x87_check(t);
 	mem = t->flags_mem = t->in[0].live_in && clobbers_first(t);
 	npolls = emit_poll(t, poll);
 	emit_body(t);

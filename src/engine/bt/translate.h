@@ -70,6 +70,10 @@ struct tr_insn {
 	struct tr_access acc[2];
 	uint8_t naccs;
 	bool ends; /* control does not reach what is behind the instruction */
+	bool x87;  /* needs the x87 state, be it as MMX registers */
+	bool x87_data;	/* ... and sets the pointers to the last instruction and its operand */
+	bool checks;	/* in a unit that needs the x87 state: some check stands before it */
+	bool may_leave; /* its host code may give up */
 	enum tr_follow follow;
 	uint32_t live_in;  /* flags whose value before the instruction matters */
 	uint32_t live_out; /* ... and behind it */
@@ -104,7 +108,7 @@ struct tr_group {
 
 enum slow_kind {
 	SLOW_MISS, /* the check of group g */
-	SLOW_VEC,  /* the check of the vector registers */
+	SLOW_ENTER, /* the check of vector or x87 registers */
 	SLOW_REST, /* the interpreter is to take over */
 };
 
@@ -115,6 +119,8 @@ struct tr_slow {
 	uint8_t *retry;	      /* start of the check */
 	const struct tr_group *g;
 	const struct tr_insn *at;
+	uint8_t vec_level; /* what registers are checked */
+	bool x87;
 	bool mem; /* flags are in cpu->bt.flags */
 };
 
@@ -164,6 +170,9 @@ struct tr {
 	bool any_half;	     /* data may be in the other half */
 	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are none */
 	unsigned vec_at;    /* instruction before which that is checked */
+	bool x87;	     /* some instruction needs the x87 state */
+	bool x87_paged;	     /* cpu->bt.x87_page is the unit's page */
+	unsigned x87_at;     /* instruction before which that is checked */
 	bool polls;	     /* the unit may be part of a cycle */
 	/*
 	 * Where the flags are, where they matter: in the host's, or as bt_flags_pack() has them in
@@ -196,14 +205,23 @@ void tr_plan(struct tr *t);
 /* A conditional or unconditional near jump to a constant distance. */
 bool tr_is_jcc(const struct tr_insn *in);
 bool tr_is_jump(const struct tr_insn *in);
-/* native.c, control.c, vector.c: fill in emit, shape, acc if they know the instruction. */
+/* native.c, control.c, vector.c, x87.c: fill in emit, shape, acc if they know the instruction. */
 bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);
 bool tr_plan_vector(struct tr *t, struct tr_insn *in);
 bool tr_plan_divide(struct tr_insn *in);
-/* vector.c: chooses vec_at; the check itself. */
+bool tr_plan_x87(struct tr *t, struct tr_insn *in);
+/* vector.c: where the check stands that instruction n needs, if it need be only once in a unit. */
+unsigned tr_place_check(const struct tr *t, unsigned n);
+/* Chooses vec_at; the check itself. */
 void tr_place_vec_check(struct tr *t);
 void tr_emit_vec_check(struct tr *t, struct tr_insn *at);
+/* x87.c: after all other checks have their places, chooses x87_at; the check itself. */
+void tr_place_x87_check(struct tr *t);
+void tr_emit_x87_check(struct tr *t, struct tr_insn *at);
+bool tr_has_mmx(const struct tr_insn *in);
+/* Whether an instruction behind this one needs the x87 state. */
+bool tr_x87_behind(const struct tr *t, const struct tr_insn *in);
 
 /* rewrite.c: finds acc[0] and the register operands; false: not of a form that can be rewritten. */
 bool tr_shape(struct tr_insn *in);
@@ -231,6 +249,8 @@ bool tr_can_address(const struct tr_insn *in, const ZydisDecodedOperandMem *m);
  */
 struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct tr_access *a,
 			   bool one_scratch);
+/* SCRATCH0 = the access's offset in its segment; keeps flags, may use SCRATCH1. */
+void tr_offset(struct tr *t, const struct tr_insn *in, const struct tr_access *a);
 void tr_emit_slow(struct tr *t);
 
 /* control.c */

@@ -60,33 +60,23 @@ static unsigned alignment(const struct tr_insn *in)
 	return (in->insn[1].flags & INSN_ALIGN) ? in->acc[0].len : 0;
 }
 
-static bool has_mmx(const struct tr_insn *in)
+unsigned tr_place_check(const struct tr *t, unsigned n)
 {
-	for (unsigned n = 0; n < in->zi.operand_count; n++) {
-		const ZydisDecodedOperand *o = &in->op[n];
-
-		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    o->reg.value >= ZYDIS_REGISTER_MM0 && o->reg.value <= ZYDIS_REGISTER_MM7)
-			return true;
+	for (unsigned k = n;; k--) {
+		if (!t->in[k].live_in)
+			return k;
+		if (!k || t->in[k - 1].follow != FOLLOW_NOTHING)
+			return n;
 	}
-	return false;
 }
 
 void tr_place_vec_check(struct tr *t)
 {
-	unsigned n = 0, k;
+	unsigned n = 0;
 
 	while (t->in[n].emit != emit_vector)
 		n++;
-	t->vec_at = n;
-	for (k = n;; k--) {
-		if (!t->in[k].live_in) {
-			t->vec_at = k;
-			return;
-		}
-		if (!k || t->in[k - 1].follow != FOLLOW_NOTHING)
-			return;
-	}
+	t->vec_at = tr_place_check(t, n);
 }
 
 void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
@@ -100,7 +90,12 @@ void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 	e32(e, CPU_OFF(bt.vec_level));
 	e8(e, t->vec_level);
 	t->slow[t->nslow++] = (struct tr_slow){
-		.kind = SLOW_VEC, .from = e_jcc(e, CC_B), .retry = retry, .at = at, .mem = t->flags_mem};
+		.kind = SLOW_ENTER,
+		.from = e_jcc(e, CC_B),
+		.retry = retry,
+		.at = at,
+		.vec_level = t->vec_level,
+		.mem = t->flags_mem};
 	/* Out of line SCRATCH1 is used. */
 	t->addend = NO_GROUP;
 }
@@ -109,8 +104,10 @@ bool tr_plan_vector(struct tr *t, struct tr_insn *in)
 {
 	unsigned level = level_of(in);
 
-	if (!level || left_out(in) || has_mmx(in) || !tr_shape(in))
+	if (!level || left_out(in) || !tr_shape(in))
 		return false;
+	in->x87 = tr_has_mmx(in);
+	t->x87 |= in->x87;
 	if (in->shape.mem)
 		in->acc[0].align = alignment(in);
 	t->vec_level = MAX(t->vec_level, level);
