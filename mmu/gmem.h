@@ -25,8 +25,6 @@ struct memslot {
 	hva_t hva; /* page-aligned mapping of size bytes, owned by the caller of gmem_add_slot() */
 	uint32_t flags;
 	uint32_t node; /* guest NUMA node */
-	int fd;	       /* backing memfd or -1, and the offset of gpa in it */
-	uint64_t fd_offset;
 };
 
 struct memslots {

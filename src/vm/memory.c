@@ -11,8 +11,6 @@ static int add_range(struct vm *vm, gpa_t gpa, uint64_t size, unsigned node, uin
 		.size = size,
 		.hva = vm->mem[node].hva + offset,
 		.node = node,
-		.fd = vm->mem[node].fd,
-		.fd_offset = offset,
 	};
 
 	vm->ram[vm->nram++] = (struct boot_ram){.gpa = gpa, .size = size, .node = node};
@@ -22,7 +20,7 @@ static int add_range(struct vm *vm, gpa_t gpa, uint64_t size, unsigned node, uin
 static int add_node(struct vm *vm, unsigned node, uint64_t size, gpa_t *next)
 {
 	uint64_t first = size;
-	int r = numa_mem_create(&vm->mem[node], size, node);
+	int r = numa_mem_create(&vm->mem[node], size);
 
 	if (r)
 		return r;

@@ -173,7 +173,7 @@ static void on_kick(void *arg)
 
 static int build_memory(struct guest *g, bool code_writable)
 {
-	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
+	struct memslot slot = {.size = RAM_SIZE};
 	struct shootdown_queue *q = &g->queue;
 	int err;
 

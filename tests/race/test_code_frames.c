@@ -262,7 +262,7 @@ static void *actor_main(void *arg)
 
 static void world_create(struct world *w)
 {
-	struct memslot slot = {.size = FRAMES * PAGE_SIZE, .fd = -1};
+	struct memslot slot = {.size = FRAMES * PAGE_SIZE};
 	struct shootdown_queue *q[VCPUS];
 
 	memset(w, 0, sizeof(*w));
@@ -371,8 +371,7 @@ static void test_racing_installers(void **state)
 		/* Never touched, so that any page-aligned address will do. */
 		struct memslot slot = {.gpa = (k * STRIDE) << PAGE_SHIFT,
 				       .size = 2 * PAGE_SIZE,
-				       .hva = GIB(1) + k * MIB(1),
-				       .fd = -1};
+				       .hva = GIB(1) + k * MIB(1)};
 
 		assert_int_equal(gmem_add_slot(&in.gm, &slot), 0);
 	}

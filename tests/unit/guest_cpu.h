@@ -96,7 +96,7 @@ static inline void guest_cpu_long_mode(struct guest_cpu *g)
 static inline struct guest_cpu *guest_cpu_create(bool stop_on_exception)
 {
 	struct guest_cpu *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), 64));
-	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
+	struct memslot slot = {.size = RAM_SIZE};
 	struct shootdown_queue *q = &g->queue;
 	struct interp_config cfg = {.self = 0,
 				    .requests = &g->requests,

@@ -21,8 +21,7 @@ static inline void guest_ram_create(struct gmem *gm, const struct boot_ram *ram,
 		struct memslot slot = {.gpa = ram[i].gpa,
 				       .size = ram[i].size,
 				       .hva = (hva_t)p,
-				       .node = ram[i].node,
-				       .fd = -1};
+				       .node = ram[i].node};
 
 		BUG_ON(p == MAP_FAILED || gmem_add_slot(gm, &slot));
 	}

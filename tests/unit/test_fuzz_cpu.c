@@ -81,7 +81,7 @@ static void eoi(void *opaque, uint8_t vector)
 static struct machine *create(bool translate)
 {
 	struct machine *m = calloc(1, sizeof(*m));
-	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
+	struct memslot slot = {.size = RAM_SIZE};
 	struct smp_config cfg = {
 		.sockets = 1, .cores = 1, .threads = 1, .gmem = &m->gm, .clk = &m->clk};
 	struct interp_config icfg = {

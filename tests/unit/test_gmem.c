@@ -27,9 +27,9 @@ struct fixture {
 };
 
 static const struct memslot layout[3] = {
-	{.gpa = KIB(64), .size = KIB(64), .fd = -1, .node = 1},
-	{.gpa = 0, .size = KIB(64), .fd = -1},
-	{.gpa = ROM_GPA, .size = KIB(8), .fd = -1, .flags = MEMSLOT_READONLY},
+	{.gpa = KIB(64), .size = KIB(64), .node = 1},
+	{.gpa = 0, .size = KIB(64)},
+	{.gpa = ROM_GPA, .size = KIB(8), .flags = MEMSLOT_READONLY},
 };
 
 static void kick(void *arg)
@@ -103,7 +103,7 @@ static void drain(struct fixture *f)
 static void test_slots_are_sorted_and_checked(void **state)
 {
 	struct fixture *f = *state;
-	struct memslot s = {.gpa = MIB(1), .size = PAGE_SIZE, .hva = PAGE_SIZE, .fd = -1};
+	struct memslot s = {.gpa = MIB(1), .size = PAGE_SIZE, .hva = PAGE_SIZE};
 
 	assert_int_equal(f->gm.slots->count, 3);
 	for (unsigned n = 0; n + 1 < f->gm.slots->count; n++)
@@ -130,7 +130,7 @@ static void test_slots_are_sorted_and_checked(void **state)
 static void test_overlap(void **state)
 {
 	struct fixture *f = *state;
-	struct memslot s = {.hva = PAGE_SIZE, .fd = -1};
+	struct memslot s = {.hva = PAGE_SIZE};
 	static const struct {
 		gpa_t gpa;
 		uint64_t size;

@@ -410,7 +410,7 @@ static const struct cpu_ops ops = {.mmio_read = mmio_read};
 
 static void add_memory(struct fixture *f, gpa_t gpa, uint64_t size, unsigned flags, uint8_t **p)
 {
-	struct memslot slot = {.gpa = gpa, .size = size, .flags = flags, .fd = -1};
+	struct memslot slot = {.gpa = gpa, .size = size, .flags = flags};
 
 	*p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		  -1, 0);

@@ -51,7 +51,7 @@ static uint8_t fake_extint_ack(void *opaque)
 static struct machine *machine_create(unsigned ncpus)
 {
 	struct machine *m = calloc(1, sizeof(*m));
-	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
+	struct memslot slot = {.size = RAM_SIZE};
 	struct smp_config cfg = {
 		.sockets = 1, .cores = ncpus, .threads = 1, .gmem = &m->gm, .clk = &m->clk};
 

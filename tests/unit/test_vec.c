@@ -29,7 +29,7 @@ struct fixture {
 static int setup(void **state)
 {
 	struct fixture *f = aligned_alloc(64, ALIGN_UP(sizeof(*f), 64));
-	struct memslot slot = {.size = RAM_SIZE, .fd = -1};
+	struct memslot slot = {.size = RAM_SIZE};
 
 	memset(f, 0, sizeof(*f));
 	f->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

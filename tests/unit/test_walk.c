@@ -66,7 +66,7 @@ static void build_4level(struct fixture *f)
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct memslot s = {.size = RAM_SIZE, .fd = -1};
+	struct memslot s = {.size = RAM_SIZE};
 
 	rcu_thread_init();
 	f->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -61,7 +61,7 @@ static inline void rig_init(struct rig *rig)
 		.mmio64_size = GIB(1),
 	};
 	struct msi_sink msi = {rig_send_msi, rig};
-	struct memslot slot = {.size = RIG_RAM / 2, .fd = -1};
+	struct memslot slot = {.size = RIG_RAM / 2};
 	struct irq_line intx[4];
 
 	memset(rig, 0, sizeof(*rig));

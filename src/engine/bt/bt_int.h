@@ -88,6 +88,8 @@ struct bt {
 	ZydisDecoder decoder;
 	struct host_isa isa;
 	uint32_t hot;	/* how often a block was interpreted that is worth following */
+	bool straddled; /* the last check that failed was of a group that crossed a page */
+	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
 	FILE *log;	/* gets every unit's guest and host code; may be NULL */
 	uint32_t slice; /* instructions granted to this run */
 	bool single;	/* compiled code returns after each unit of one block */

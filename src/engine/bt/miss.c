@@ -3,13 +3,22 @@
 
 #include "src/x86/mem.h"
 
-/* Page-crossing groups of a unit after which each access gets a check of its own. */
+/* Page-crossing groups of a unit, one after the other, after which accesses get checks of their own. */
 #define MANY_STRADDLES 64
+/* One after the other: so many cycles of the host's clock behind the interpreter's part of the last. */
+#define SOON_CYCLES 400
 
 /* A page-crossing group. */
 static void note_straddle(struct bt *bt, struct block *unit)
 {
-	if (!unit->single_checks && ++unit->straddles == MANY_STRADDLES) {
+	uint64_t now = __builtin_ia32_rdtsc();
+
+	bt->straddled = true;
+	if (unit->single_checks)
+		return;
+	/* A loop over an array crosses now and then, one on a crossing stack frame each time. */
+	unit->straddles = now - bt->straddle_end < SOON_CYCLES ? unit->straddles + 1 : 0;
+	if (unit->straddles == MANY_STRADDLES) {
 		unit->single_checks = true;
 		bt->redo = unit;
 	}

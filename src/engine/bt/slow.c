@@ -79,4 +79,8 @@ void bt_rest(struct cpu *c, const struct bt_check *k)
 	bt_flags_unpack(c, c->bt.flags);
 	bt->in_cpu = true;
 	slot->exec(c, slot);
+	if (bt->straddled) {
+		bt->straddled = false;
+		bt->straddle_end = __builtin_ia32_rdtsc();
+	}
 }
