@@ -25,9 +25,9 @@
 #define TLB_SIZE    (1u << TLB_BITS)
 #define ITLB_SIZE   256u
 #define TLB2_WAYS   4u
-#define TLB2_SETS   2048u
+#define TLB2_SETS   8192u
 #define TLB2_SIZE   (TLB2_WAYS * TLB2_SETS)
-#define TLB2_CHAINS 4096u
+#define TLB2_CHAINS 16384u
 
 enum tlb_ctx {
 	TLB_USER,     /* CPL 3 */
@@ -148,7 +148,7 @@ static inline struct tlb2_entry *tlb2_set(struct tlb *tlb, gva_t gva)
 {
 	uint64_t vpn = gva >> PAGE_SHIFT;
 
-	return &tlb->e2[(vpn ^ vpn >> 11) % TLB2_SETS * TLB2_WAYS];
+	return &tlb->e2[(vpn ^ vpn >> 13) % TLB2_SETS * TLB2_WAYS];
 }
 
 /* The entry of the page in its address space, or NULL. gva is canonical, here and below. */
