@@ -4,12 +4,16 @@
 
 #define LOOK_AHEAD 8
 
-static bool counted_shift(const ZydisDecodedInstruction *zi)
+/* A shift whose count may be zero, which changes nothing. */
+static bool counted_shift(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op)
 {
+	unsigned mask = zi->operand_width == 64 ? 63 : 31;
+
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_SHL:
 	case ZYDIS_MNEMONIC_SHR:
 	case ZYDIS_MNEMONIC_SAR:
+		return op[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !(op[1].imm.value.u & mask);
 	case ZYDIS_MNEMONIC_ROL:
 	case ZYDIS_MNEMONIC_ROR:
 	case ZYDIS_MNEMONIC_RCL:
@@ -20,9 +24,26 @@ static bool counted_shift(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* Processors give the flags that are undefined behind these a value of their own. */
+static bool writes_undefined(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_DIV:
+	case ZYDIS_MNEMONIC_IDIV: return true;
+	default: return false;
+	}
+}
+
 /* What an instruction reads of, surely overwrites in, and may overwrite in the arithmetic flags. */
-static void flags_of(const ZydisDecodedInstruction *zi, uint32_t *reads, uint32_t *kills,
-		     uint32_t *touches)
+static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op,
+		     uint32_t *reads, uint32_t *kills, uint32_t *touches)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 
@@ -35,22 +56,18 @@ static void flags_of(const ZydisDecodedInstruction *zi, uint32_t *reads, uint32_
 	case ZYDIS_CATEGORY_INVALID: *reads = ARITH_FLAGS; return; /* raises #UD */
 	default: break;
 	}
-	/* Undefined behind them, so the check before them may leave anything there. */
-	if (zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV) {
-		*kills = *touches = ARITH_FLAGS;
-		return;
-	}
 	if (!f)
 		return;
 	*reads = f->tested & ARITH_FLAGS;
 	*touches = (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH_FLAGS;
 	*kills = *touches;
 	/* A count of zero changes nothing; repeated string instructions may do nothing at all. */
-	if (counted_shift(zi) || (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
+	if (counted_shift(zi, op) || (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
 						    ZYDIS_ATTRIB_HAS_REPNE)))
 		*kills = 0;
 	/* BSF and BSR of zero, and others that leave "undefined" flags alone: not a kill. */
-	*kills &= ~(f->undefined & ~(f->modified | f->set_0 | f->set_1));
+	if (!writes_undefined(zi))
+		*kills &= ~(f->undefined & ~(f->modified | f->set_0 | f->set_1));
 }
 
 /* Flags whose value at an address of the same page matters, as far as a short look tells. */
@@ -70,7 +87,7 @@ static uint32_t live_at(const struct tr *t, int64_t page_off)
 		memcpy(buf, (const void *)(npt_hva(pte) + page_off), avail);
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, buf, avail, &zi, op)))
 			break;
-		flags_of(&zi, &reads, &kills, &touches);
+		flags_of(&zi, op, &reads, &kills, &touches);
 		found |= reads & unknown;
 		unknown &= ~(reads | kills);
 		if (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
@@ -114,7 +131,7 @@ void tr_flags(struct tr *t)
 		if (n == t->n - 1 || in->block != in[1].block)
 			live = live_behind(t, in, live);
 		in->live_out = live;
-		flags_of(&in->zi, &in->flag_reads, &in->flag_kills, &in->flag_touches);
+		flags_of(&in->zi, in->op, &in->flag_reads, &in->flag_kills, &in->flag_touches);
 		live = (live & ~in->flag_kills) | in->flag_reads;
 		in->live_in = live;
 	}
