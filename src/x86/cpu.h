@@ -173,7 +173,7 @@ struct cpu {
 		uint32_t vec_level;  /* BT_VEC_*: what of vec is in the host's registers */
 		uint32_t vec_was;    /* what was, before it was saved */
 		uint32_t host_mxcsr; /* the monitor's own */
-		uint64_t page;	/* linear address of the page the running block starts in */
+		uint64_t page;	     /* linear address of the page the running block starts in */
 		uint64_t key;	/* of the jump cache, for the half of addresses that code lies in */
 		uint64_t salt;	/* of the jump cache's index, for the same half */
 		void *jump;	/* the jump cache */
@@ -189,7 +189,8 @@ struct cpu {
 	struct gmem *gmem;
 	struct stats *stats;
 	struct vec_cache *vec_cache;
-	gpa_t rmw_gpa[2]; /* of both pages of the operand of mem_rmw_ptr() */
+	struct mem_overlay *overlay; /* not NULL: memory is only looked at (mem_overlay.h) */
+	gpa_t rmw_gpa[2];	     /* of both pages of the operand of mem_rmw_ptr() */
 	uint8_t vec_buf[64]
 		__attribute__((aligned(64))); /* memory operand of a vector instruction */
 	struct tlb tlb;

@@ -155,10 +155,26 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->polls = t->failed = false;
 }
 
+/* For those who check what compiled code does. */
+static const struct block_unit *list_blocks(struct tr *t)
+{
+	size_t size = t->nblocks * sizeof(t->block[0]);
+	struct block_unit *u = bt_meta_alloc(t->bt, sizeof(*u) + size);
+
+	if (!u) {
+		t->failed = true;
+		return NULL;
+	}
+	u->n = t->nblocks;
+	memcpy(u->block, t->block, size);
+	return u;
+}
+
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
 	uint8_t *cold = bt->cold.p, *poll[2];
+	const struct block_unit *unit = NULL;
 	size_t meta = bt->meta_used;
 	unsigned npolls;
 
@@ -177,6 +193,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 	emit_exits(t);
 	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
+	if (bt->single)
+		unit = list_blocks(t);
 	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = t->entry;
 		bt->cold.p = cold;
@@ -185,6 +203,7 @@ bool bt_translate(struct bt *bt, struct block *b)
 		return false;
 	}
 	b->native = e_exec(&bt->e, t->entry);
+	b->unit = unit;
 	STAT_INC(bt->cpu->stats, blocks_compiled);
 	return true;
 }

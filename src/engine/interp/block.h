@@ -13,6 +13,14 @@
 /* Two slots for each vector instruction, and one for op_end. */
 #define BLOCK_MAX_SLOTS (2 * BLOCK_MAX_INSNS + 1)
 
+struct block;
+
+/* Blocks that were compiled as one: each may be followed by the next. All lie in one page. */
+struct block_unit {
+	unsigned n;
+	const struct block *block[];
+};
+
 struct block {
 	gpa_t gpa;
 	gfn_t gfn2;   /* of the second page for an instruction that crosses, else ~0 */
@@ -25,6 +33,7 @@ struct block {
 	bool any_half;	     /* compiled: data may be in the half that the code is not in */
 	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
 	void *native;	     /* compiled code, or NULL */
+	const struct block_unit *unit; /* what native is of; only if compiled code is checked */
 	struct block *hash_next;
 	struct insn slot[];
 };

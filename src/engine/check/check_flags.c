@@ -1,0 +1,139 @@
+/*
+ * Arithmetic flags on which compiled code and the interpreter need not agree: those that nothing
+ * reads before they are overwritten, as far as the code's page tells, and those that the
+ * instructions run have left undefined.
+ */
+#include "mmu/npt.h"
+#include "src/engine/check/check_int.h"
+#include "src/x86/insn.h"
+
+#define LOOK_AHEAD 32
+#define MAX_FORKS  3
+
+struct flow {
+	uint64_t reads, writes, undefined;
+};
+
+static bool counted_shift(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD: return true;
+	default: return false;
+	}
+}
+
+static struct flow flow_of(const ZydisDecodedInstruction *zi)
+{
+	const ZydisAccessedFlags *f = zi->cpu_flags;
+	struct flow w = {0};
+
+	switch (zi->meta.category) {
+	case ZYDIS_CATEGORY_SYSCALL:
+	case ZYDIS_CATEGORY_SYSRET:
+	case ZYDIS_CATEGORY_INTERRUPT:
+	case ZYDIS_CATEGORY_SYSTEM:
+	case ZYDIS_CATEGORY_INVALID: w.reads = FLAGS_ARITH; return w;
+	default: break;
+	}
+	if (!f)
+		return w;
+	w.reads = f->tested & FLAGS_ARITH;
+	w.undefined = f->undefined & FLAGS_ARITH;
+	w.writes = (f->modified | f->set_0 | f->set_1 | f->undefined) & FLAGS_ARITH;
+	if (counted_shift(zi->mnemonic))
+		w.undefined |= (FLAG_OF | FLAG_AF) & w.writes;
+	/* A count of zero changes nothing. */
+	if (counted_shift(zi->mnemonic) || (zi->attributes & ZYDIS_ATTRIB_HAS_REP) ||
+	    (zi->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
+		w.writes = 0;
+	return w;
+}
+
+/* Decodes at an offset in the page; false if it does not lie there as a whole. */
+static bool decode(const struct check *k, const uint8_t *page, int64_t off,
+		   ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+{
+	return off >= 0 && off < (int64_t)PAGE_SIZE &&
+	       ZYAN_SUCCESS(
+		       ZydisDecoderDecodeFull(&k->decoder, page + off, PAGE_SIZE - off, zi, op));
+}
+
+/* Which of these flags something may read from off on. */
+static uint64_t may_read(const struct check *k, const uint8_t *page, int64_t off, uint64_t flags,
+			 unsigned forks)
+{
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction zi;
+	uint64_t found = 0;
+
+	for (unsigned n = 0; n < LOOK_AHEAD && flags; n++) {
+		struct flow w;
+
+		if (!decode(k, page, off, &zi, op))
+			return found | flags;
+		w = flow_of(&zi);
+		found |= flags & w.reads;
+		flags &= ~(w.reads | w.writes);
+		off += zi.length;
+		if (zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+			continue;
+		if (zi.meta.category == ZYDIS_CATEGORY_UNCOND_BR &&
+		    (zi.attributes & ZYDIS_ATTRIB_IS_RELATIVE)) {
+			off += op[0].imm.value.s;
+			continue;
+		}
+		if (zi.meta.category != ZYDIS_CATEGORY_COND_BR || !forks--)
+			return found | flags;
+		found |= may_read(k, page, off + op[0].imm.value.s, flags, forks);
+	}
+	return found | flags;
+}
+
+/* Flags that the instructions from the unit's start to the CPU's rip leave undefined. */
+static uint64_t left_undefined(const struct check *k)
+{
+	uint64_t undefined = 0;
+
+	for (unsigned n = 0; n < k->nrun; n++) {
+		const struct block *b = k->unit->block[n];
+		uint64_t start = check_linear(k, b->gpa & ~PAGE_MASK);
+		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+		ZydisDecodedInstruction zi;
+
+		for (unsigned off = 0; off < b->bytes; off += zi.length) {
+			struct flow w;
+
+			if (n == k->nrun - 1 && off && start + off == k->cpu->rip)
+				return undefined;
+			if (ZYAN_FAILED(ZydisDecoderDecodeFull(&k->decoder, b->code + off,
+							       b->bytes - off, &zi, op)))
+				return undefined;
+			w = flow_of(&zi);
+			undefined = (undefined & ~w.writes) | w.undefined;
+		}
+	}
+	return undefined;
+}
+
+uint64_t check_flags_excused(const struct check *k)
+{
+	uint64_t differ = (flags_get(k->cpu) ^ flags_get(k->twin)) & FLAGS_ARITH;
+	uint64_t excused = left_undefined(k), pte;
+	uint64_t rip = k->cpu->rip;
+
+	if (!(differ & ~excused) || (rip ^ check_before(k)->rip) & PAGE_MASK)
+		return excused;
+	pte = gmem_translate(k->cpu->gmem, k->unit->block[0]->gpa >> PAGE_SHIFT);
+	if (!pte)
+		return excused;
+	return excused | (differ & ~may_read(k, (const uint8_t *)npt_hva(pte), rip & ~PAGE_MASK,
+					     differ, MAX_FORKS));
+}
