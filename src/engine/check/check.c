@@ -126,6 +126,7 @@ int check_create(struct check **out, struct cpu *cpu, uint32_t every)
 	k->cpu = cpu;
 	k->twin = twin;
 	k->every = MAX(every, 1u);
+	k->code_gen = 1;
 	ZydisDecoderInit(&k->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&k->decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
 	ZydisDecoderEnableMode(&k->decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
@@ -139,6 +140,11 @@ void check_destroy(struct check *k)
 		return;
 	free(k->twin);
 	free(k);
+}
+
+void check_forget(struct check *k)
+{
+	k->code_gen++;
 }
 
 const char *check_report(const struct check *k)
@@ -228,7 +234,7 @@ void check_begin(struct check *k, const struct block *b)
 	run_twin(k, UINT_MAX, 0);
 }
 
-static bool same(const struct check *k)
+static bool same(struct check *k)
 {
 	return likely(check_same_state(k) && check_same_memory(k));
 }

@@ -20,6 +20,9 @@ struct check;
 int check_create(struct check **out, struct cpu *cpu, uint32_t every);
 void check_destroy(struct check *k);
 
+/* Code was dropped. */
+void check_forget(struct check *k);
+
 /* Before compiled code of block b, whose unit is known, runs on the CPU at cpu->rip. */
 void check_begin(struct check *k, const struct block *b);
 /*

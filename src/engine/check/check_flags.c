@@ -123,17 +123,29 @@ static uint64_t left_undefined(const struct check *k)
 	return undefined;
 }
 
-uint64_t check_flags_excused(const struct check *k)
+/* Flags that nothing reads from the CPU's rip on. */
+static uint64_t dead(const struct check *k)
 {
-	uint64_t differ = (flags_get(k->cpu) ^ flags_get(k->twin)) & FLAGS_ARITH;
-	uint64_t excused = left_undefined(k), pte;
 	uint64_t rip = k->cpu->rip;
+	uint64_t pte = gmem_translate(k->cpu->gmem, k->unit->block[0]->gpa >> PAGE_SHIFT);
 
-	if (!(differ & ~excused) || (rip ^ check_before(k)->rip) & PAGE_MASK)
-		return excused;
-	pte = gmem_translate(k->cpu->gmem, k->unit->block[0]->gpa >> PAGE_SHIFT);
-	if (!pte)
-		return excused;
-	return excused | (differ & ~may_read(k, (const uint8_t *)npt_hva(pte), rip & ~PAGE_MASK,
-					     differ, MAX_FORKS));
+	if (!pte || (rip ^ check_before(k)->rip) & PAGE_MASK)
+		return 0;
+	return FLAGS_ARITH & ~may_read(k, (const uint8_t *)npt_hva(pte), rip & ~PAGE_MASK,
+				       FLAGS_ARITH, MAX_FORKS);
+}
+
+uint64_t check_flags_excused(struct check *k)
+{
+	const uint64_t rip = k->cpu->rip;
+	struct check_excuse *e = &k->excuse[(rip ^ rip >> 12) % CHECK_EXCUSES];
+
+	if (e->unit == k->unit && e->rip == rip && e->nrun == k->nrun && e->gen == k->code_gen)
+		return e->flags;
+	*e = (struct check_excuse){.unit = k->unit,
+				   .rip = rip,
+				   .nrun = k->nrun,
+				   .gen = k->code_gen,
+				   .flags = left_undefined(k) | dead(k)};
+	return e->flags;
 }

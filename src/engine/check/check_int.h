@@ -15,6 +15,16 @@
 /* Not the guest's: that somebody waits for it to allow interrupts. */
 #define CHECK_WINDOWS (CPU_EVENT_WINDOW | CPU_EVENT_NMI_WINDOW)
 
+#define CHECK_EXCUSES 4096u
+
+/* What check_flags_excused() found: the same until the code changes. */
+struct check_excuse {
+	const struct block_unit *unit;
+	uint64_t rip, gen;
+	unsigned nrun;
+	uint32_t flags;
+};
+
 struct check {
 	struct cpu *cpu;
 	struct cpu *twin;   /* the same, run by the interpreter */
@@ -28,6 +38,8 @@ struct check {
 	struct insn part[BLOCK_MAX_SLOTS]; /* of a block that is to be left in the middle */
 	uint64_t trail[CHECK_TRAIL];	   /* addresses of the last runs, in a ring */
 	unsigned ntrail;
+	uint64_t code_gen; /* changes with the code */
+	struct check_excuse excuse[CHECK_EXCUSES];
 	ZydisDecoder decoder;
 	char report[CHECK_REPORT];
 };
@@ -51,13 +63,13 @@ struct check_field {
 };
 extern const struct check_field check_fields[];
 extern const unsigned check_nfields;
-bool check_same_state(const struct check *k);
+bool check_same_state(struct check *k);
 bool check_same_memory(const struct check *k);
 /* Arithmetic flags that differ and have to be the same. */
-uint64_t check_flags_differ(const struct check *k);
+uint64_t check_flags_differ(struct check *k);
 
 /* check_flags.c: arithmetic flags that need not be the same at the CPU's rip. */
-uint64_t check_flags_excused(const struct check *k);
+uint64_t check_flags_excused(struct check *k);
 
 /* check_report.c */
 void check_make_report(struct check *k);

@@ -63,7 +63,7 @@ static uint64_t value(const void *base, size_t off, size_t size)
 	return v;
 }
 
-static void add_registers(const struct check *k, struct text *t)
+static void add_registers(struct check *k, struct text *t)
 {
 	const struct cpu *b = check_before(k), *c = k->cpu, *w = k->twin;
 

@@ -64,14 +64,14 @@ static bool same_exception(const struct cpu *a, const struct cpu *b)
 	       (a->exc.vector != EXC_PF || a->exc.cr2 == b->exc.cr2);
 }
 
-uint64_t check_flags_differ(const struct check *k)
+uint64_t check_flags_differ(struct check *k)
 {
 	uint64_t diff = (flags_get(k->cpu) ^ flags_get(k->twin)) & FLAGS_ARITH;
 
 	return diff ? diff & ~check_flags_excused(k) : 0;
 }
 
-bool check_same_state(const struct check *k)
+bool check_same_state(struct check *k)
 {
 	const struct cpu *c = k->cpu, *t = k->twin;
 

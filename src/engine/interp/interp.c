@@ -91,11 +91,15 @@ void interp_drop_code(struct interp *in, gfn_t gfn)
 	if (in->bt)
 		bt_unlink(in->bt);
 	block_cache_drop(&in->blocks, gfn);
+	if (in->check)
+		check_forget(in->check);
 }
 
 void interp_drop_all(struct interp *in)
 {
 	block_cache_flush(&in->blocks);
+	if (in->check)
+		check_forget(in->check);
 }
 
 void interp_inject(struct interp *in, uint8_t vector)
@@ -242,6 +246,8 @@ static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 
 	if (bc->flushed) {
 		bt_flush(in->bt);
+		if (in->check)
+			check_forget(in->check);
 		bc->flushed = false;
 	}
 	if (!b->native) {
