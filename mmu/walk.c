@@ -53,7 +53,7 @@ struct walker {
 
 /* --- rights ----------------------------------------------------------------------------------- */
 
-#define POLICY(i, bit)	 ((i) & (bit) << 3)
+#define POLICY(i, bit)	 ((i) / 8 / (bit) % 2)
 #define MAY_WRITE_SUP(i) (((i)&2) || !POLICY(i, WALK_WP))
 #define HIDDEN(i)	 (((i)&4) && POLICY(i, WALK_SMAP))
 #define MAY_FETCH(i)	 (!(((i)&1) && POLICY(i, WALK_NXE)))
@@ -231,7 +231,7 @@ static int walk_tables(struct walker *w, struct walk_result *res)
 	const struct walk_regs *r = w->regs;
 	struct step step[MAX_LEVELS], *s = step;
 	unsigned level, shift, allow, bits = r->mode == PAGING_32 ? 10 : 9;
-	uint64_t rights = W | U, upper = rights, rsvd = reserved_bits(r, 1, 0);
+	uint64_t rights = W | U, upper, rsvd = reserved_bits(r, 1, 0);
 	uint64_t addr_mask = r->mode == PAGING_32 ? 0xfffff000u : ADDR_MASK;
 	bool large;
 	gpa_t table;

@@ -4,8 +4,10 @@
 import argparse
 import hashlib
 import os
+import resource
 import subprocess
 import sys
+import time
 
 import chart
 import machines
@@ -13,16 +15,23 @@ from report import Report
 from rows import BY_NAME, MACHINE, NATIVE, POSTGRES, ROWS, TCG
 from store import Store
 
+QUIET = 0.1  # what others may use of the host before a report warns
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        prog="vs_tcg.sh", description="Compares guest time with native time and with QEMU's TCG.")
-    parser.add_argument("--rows", help="only these, with commas between: "
-                        + ", ".join(row.name for row in ROWS))
+        prog="vs_tcg.sh", description="Compares guest time with native time and with QEMU's TCG.",
+        epilog="rows, and what is timed:\n" + "\n".join(
+            f"  {row.name:18} {row.what}" for row in ROWS),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", help="only these, with commas between")
     parser.add_argument("--only", help="measure only these, with commas between: native, tcg, and"
                         " bt or what --engine says; the others' figures are from earlier runs")
+    parser.add_argument("--report", action="store_true", help="measure nothing: report earlier"
+                        " figures")
     parser.add_argument("--engine", default="bt", help="numavisor's engine (bt)")
     parser.add_argument("--reps", type=int, default=5, help="measure so often (5)")
+    parser.add_argument("--best", action="store_true", help="take the best of the repetitions"
+                        " instead of their median: for a host with other work")
     parser.add_argument("--ms", type=int, default=300, help="milliseconds of a measurement (300)")
     parser.add_argument("--postgres", action="store_true",
                         help="PostgreSQL, too; a few minutes for each repetition")
@@ -39,6 +48,8 @@ def parse_arguments():
         parser.error(f"--only: not {', '.join(unknown)}")
     if args.reps < 1 or args.ms < 1:
         parser.error("--reps and --ms take positive numbers")
+    if args.report:
+        args.only = []
     return args
 
 
@@ -80,6 +91,33 @@ def jobs(setup, names):
         yield postgres, lambda engine: machines.postgres(setup, engine)
 
 
+class OtherLoad:
+    """How busy the host's processors are with what is not ours, as a part of all of them."""
+
+    def __init__(self):
+        self.start = time.monotonic()
+        self.busy_start, self.ours_start = self._busy(), self._ours()
+
+    @staticmethod
+    def _busy():
+        with open("/proc/stat", encoding="utf-8") as f:
+            user, nice, system, _idle, _wait, irq, softirq, steal = map(
+                int, f.readline().split()[1:9])
+        ticks = user + nice + system + irq + softirq + steal
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    @staticmethod
+    def _ours():
+        used = [resource.getrusage(who)
+                for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(u.ru_utime + u.ru_stime for u in used)
+
+    def part(self):
+        """Since the object was made. Our children must have ended."""
+        others = self._busy() - self.busy_start - (self._ours() - self.ours_start)
+        return max(others, 0) / (time.monotonic() - self.start) / os.cpu_count()
+
+
 def measure(args, setup, store):
     """All of it, the engines in turn. Returns the problems."""
     problems = []
@@ -111,13 +149,19 @@ def main():
     args = parse_arguments()
     setup = machines.Setup(args.numavisor, args.kernel, args.dir, args.ms, args.postgres_guest,
                            args.postgres_seconds)
-    store = Store(setup.path("results.jsonl"), measured_with(setup))
+    store = Store(setup.path("results.jsonl"), measured_with(setup), args.best)
+    load = OtherLoad()
     problems = measure(args, setup, store)
+    others = load.part()
     report = Report(store, args.engine, args.rows)
     problems += missing(args, store) + report.problems()
     verdicts = report.verdicts()
 
-    print(report.table(), end="\n\n")
+    print(report.table())
+    if args.only:
+        print(f"meanwhile other work used {others * 100:.0f} % of the host's processors"
+              f"{'; measure on a quiet machine' if others > QUIET else ''}")
+    print()
     for verdict in verdicts:
         print(f"{'PASS' if verdict.passed else 'MISS'}  {verdict.what}")
     report.write_summary(setup.path("summary.jsonl"))

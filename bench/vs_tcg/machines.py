@@ -41,8 +41,7 @@ def numavisor_command(setup, engine, cpus, memory, initrd, words, disk):
 
 
 def qemu_command(setup, cpus, memory, initrd, words, disk):
-    command = [QEMU, "-accel", "tcg,thread=multi", "-machine", "q35,memory-backend=ram",
-               "-object", f"memory-backend-memfd,id=ram,size={memory}", "-cpu", "max",
+    command = [QEMU, "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max",
                "-smp", str(cpus), "-m", memory, "-kernel", setup.kernel, "-initrd", initrd,
                "-append", words, "-nodefaults", "-display", "none", "-serial", "stdio",
                "-no-reboot"]
@@ -52,14 +51,21 @@ def qemu_command(setup, cpus, memory, initrd, words, disk):
     return command
 
 
-# How the guest's memory is called in the monitor's address space.
+def named_memory(memory):
+    """What makes QEMU take guest memory that can be told from its own."""
+    return ["-object", f"memory-backend-memfd,id=ram,size={memory}",
+            "-machine", "memory-backend=ram"]
+
+
+# How guest memory is then called in the monitor's address space.
 GUEST_MEMORY = re.compile(r"/memfd:(guest-node|memory-backend-memfd)")
 
 
 class Machine:
     """A guest on one of the engines; use it in a with statement, which ends it."""
 
-    def __init__(self, setup, engine, log, *, cpus=2, memory="1G", initrd, words, disk=None):
+    def __init__(self, setup, engine, log, *, cpus=2, memory="1G", initrd, words, disk=None,
+                 flags=()):
         words = f"console=ttyS0 quiet panic=-1 {words}"
         if engine == TCG:
             command = qemu_command(setup, cpus, memory, initrd, words, disk)
@@ -67,7 +73,8 @@ class Machine:
             command = numavisor_command(setup, engine, cpus, memory, initrd, words, disk)
         self.engine = engine
         self.started = time.monotonic()
-        self.guest = Guest(command[0], command[1:], setup.path(f"{log}-{engine}.log"))
+        self.log = setup.path(f"{log}-{engine}.log")
+        self.guest = Guest(command[0], [*command[1:], *flags], self.log)
 
     def __enter__(self):
         return self
@@ -80,8 +87,9 @@ class Machine:
         try:
             status = self.guest.wait_end(limit)
         except Failed as problem:
-            return f"{self.engine}: {problem}"
-        return f"{self.engine}: the monitor ended with status {status}" if status else None
+            return f"{self.engine}: {problem}; see {self.log}"
+        return (f"{self.engine}: the monitor ended with status {status}; see {self.log}"
+                if status else None)
 
     def monitor_memory(self):
         """MiB of the process that are not the guest's memory, shared pages in proportion."""
@@ -152,7 +160,9 @@ def boot(setup, engine, cpus):
 
 
 def memory_at_rest(setup, engine):
-    with Machine(setup, engine, "memory", initrd=setup.path("initrd"), words="nv.rest") as machine:
+    flags = named_memory("1G") if engine == TCG else []
+    with Machine(setup, engine, "memory", initrd=setup.path("initrd"), words="nv.rest",
+                 flags=flags) as machine:
         try:
             machine.guest.wait_line("^NV init", BOOT_LIMIT)
             machine.wait_idle()

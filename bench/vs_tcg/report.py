@@ -33,7 +33,7 @@ class Report:
         return f"{ratio:.2f}{'*' if old else ' '}"
 
     def _value_cell(self, name, engine):
-        text = number(self.store.median(name, engine), BY_NAME[name].unit)
+        text = number(self.store.value(name, engine), BY_NAME[name].unit)
         return text + ("*" if self.store.earlier(name, engine) else " ")
 
     def _spread_cell(self, name):
@@ -62,8 +62,9 @@ class Report:
             old = old or any("*" in cell for cell in cells)
             lines.append(self._line(cells))
         mean = [self.geomean(*pair) for pair in ((ours, NATIVE), (TCG, NATIVE), (TCG, ours))]
-        cells = ["-" if m is None else f"{m:.2f} " for m in mean]
-        lines += ["geometric mean", self._line([INTEGER, "", "", "", *cells, ""])]
+        if any(mean):
+            cells = ["-" if m is None else f"{m:.2f} " for m in mean]
+            lines += ["geometric mean", self._line([INTEGER, "", "", "", *cells, ""])]
         if old:
             lines.append("* from an earlier run")
         return "\n".join([self._line(head), *lines])
@@ -90,7 +91,7 @@ class Report:
             if limits:
                 found += judge(name, limits, self.store.ratio(name, TCG, self.ours),
                                self.store.ratio(name, self.ours, NATIVE))
-        scaling = self.store.median("two_busy", self.ours)
+        scaling = self.store.value("two_busy", self.ours)
         if "two_busy" in self.names and scaling is not None:
             found.append(Verdict(f"two_busy: {scaling:.2f} times one VCPU, at least"
                                  f" {rows.TWO_BUSY}", scaling >= rows.TWO_BUSY))
@@ -115,6 +116,6 @@ class Report:
                 line = {"bench": "vs_tcg", "row": name, "unit": BY_NAME[name].unit,
                         "engine": self.ours}
                 for key, engine in ("native", NATIVE), ("ours", self.ours), ("tcg", TCG):
-                    line[key] = self.store.median(name, engine)
+                    line[key] = self.store.value(name, engine)
                     line[f"{key}_earlier"] = self.store.earlier(name, engine)
                 f.write(json.dumps(line) + "\n")

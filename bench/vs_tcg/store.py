@@ -5,6 +5,8 @@ import os
 import statistics
 import time
 
+from rows import BY_NAME
+
 
 class Store:
     """
@@ -12,8 +14,9 @@ class Store:
     it was measured with; figures with another key than this run's are as if they were not there.
     """
 
-    def __init__(self, path, key):
-        self.path, self.key = path, key
+    def __init__(self, path, key, best=False):
+        """best: what stands for the figures of a run is the best of them, not their median."""
+        self.path, self.key, self.best = path, key, best
         self.run = time.strftime("%Y-%m-%dT%H:%M:%S")
         self.figures = []
         if os.path.exists(path):
@@ -40,9 +43,14 @@ class Store:
         """The figures are there, but of an earlier run."""
         return bool(self.latest(row, engine)) and not self.measured(row, engine)
 
-    def median(self, row, engine):
+    def value(self, row, engine):
+        """What stands for the figures, or None."""
         values = [f["value"] for f in self.latest(row, engine)]
-        return statistics.median(values) if values else None
+        if not values:
+            return None
+        if not self.best:
+            return statistics.median(values)
+        return max(values) if BY_NAME[row].unit == "times" else min(values)
 
     def spread(self, row, engine):
         """The distance of the extremes, as a part of the median."""
@@ -50,8 +58,8 @@ class Store:
         return (max(values) - min(values)) / statistics.median(values) if values else None
 
     def ratio(self, row, above, below):
-        """The median of one engine over that of another, or None."""
-        a, b = self.median(row, above), self.median(row, below)
+        """The value of one engine over that of another, or None."""
+        a, b = self.value(row, above), self.value(row, below)
         return a / b if a and b else None
 
     def checksums(self, row):

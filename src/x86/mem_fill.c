@@ -72,13 +72,14 @@ static force_inline const struct tlb2_entry *find_by_psc(struct cpu *c, struct t
 {
 	const struct psc *psc = &c->tlb.psc;
 	const struct psc_entry *p = psc_entry(&c->tlb.psc, gva);
-	struct walk_result res = {.page_size = PAGE_SIZE};
+	struct walk_result res;
 	struct tlb_fill fill;
 	uint64_t e, page, upper = p->pde;
 	uint32_t word;
 
 	if (p->key != psc_key(psc, gva))
 		return NULL;
+	res.page_size = PAGE_SIZE;
 	if (likely(p->table))
 		e = atomic_load_relaxed((uint64_t *)p->table + (gva >> PAGE_SHIFT & 511));
 	else

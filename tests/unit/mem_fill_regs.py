@@ -79,7 +79,7 @@ def main():
     bad = list(complaints(program, "mem_fill", sources))
     # The check itself: mem_fill() is followed, and what raises faults and logs does not pass, wherever
     # it comes from.
-    for name in ("tlb_refill", "tlb_insert", "walk_quiet", "npt_lookup"):
+    for name in ("tlb2_revoke", "walk_quiet", "npt_lookup"):
         if name not in names:
             bad.append(f"{name} is not reached: can this be read?")
     if not any("%xmm" in line for line in complaints(program, "mem_read_slow", ("",))):

@@ -225,19 +225,26 @@ static uint64_t random_leaf(struct fixture *f)
 	return random_entry(f, false, gpa);
 }
 
-/* One entry on the path of one of the addresses; a table for every level, shared at random. */
+/* An entry of a table of the given level, 4 the top. Each level has its own tables. */
+static uint64_t random_of_level(struct fixture *f, unsigned level)
+{
+	unsigned own = NTABLES / 3;
+
+	if (level == 1)
+		return random_leaf(f);
+	return random_entry(f, level < 4, TABLE(NPCID + (4 - level) * own + rnd(f) % own));
+}
+
+/* One entry on the path that one of the addresses could take. */
 static void change_entry(struct fixture *f)
 {
 	gva_t gva = f->gva[rnd(f) % NGVA];
 	unsigned level = one_in(f, 8) ? 4 : one_in(f, 5) ? 3 : one_in(f, 3) ? 2 : 1;
-	/* Frames of the tables: the top ones, then a third of the rest for each level below. */
-	unsigned own = NTABLES / 3, pick = rnd(f) % own;
-	unsigned table = level == 4 ? rnd(f) % NPCID : NPCID + (3 - level) * own + pick;
-	uint64_t *e =
-		(uint64_t *)(f->g->ram + TABLE(table)) + (gva >> (12 + 9 * (level - 1)) & 511);
-	gpa_t below = TABLE(NPCID + (4 - level) * own + rnd(f) % own);
+	unsigned own = NTABLES / 3;
+	unsigned table = level == 4 ? rnd(f) % NPCID : NPCID + (3 - level) * own + rnd(f) % own;
 
-	*e = level == 1 ? random_leaf(f) : random_entry(f, level < 4, below);
+	((uint64_t *)(f->g->ram + TABLE(table)))[gva >> (12 + 9 * (level - 1)) & 511] =
+		random_of_level(f, level);
 	set_fresh(f, NGVA, NPCID, false);
 }
 
@@ -297,6 +304,36 @@ static void flush_something(struct fixture *f)
 	}
 	f->c->cpl = cpl;
 	cpu_update_ctx(f->c);
+}
+
+static void flush_for(struct fixture *f, unsigned n)
+{
+	unsigned cpl = f->c->cpl;
+
+	f->c->cpl = 0;
+	switch (f->globals ? 0 : rnd(f) % 4) {
+	case 0: tlb_flush_page(&f->c->tlb, f->gva[n]); break;
+	case 1: sys_invpcid(f->c, 0, f->pcid, f->gva[n]); break;
+	case 2: sys_invpcid(f->c, 1, f->pcid, 0); break;
+	default: sys_write_cr(f->c, 3, TABLE(f->pcid) | f->pcid);
+	}
+	f->c->cpl = cpl;
+	set_fresh(f, n, f->pcid, true);
+}
+
+/* An entry that was just used changes, and the least is done that makes the change be seen. */
+static void change_used(struct fixture *f)
+{
+	unsigned n = rnd(f) % NGVA, level;
+	struct truth t;
+
+	check(f, n, f->gva[n], one_in(f, 2));
+	look(f->c, f->g->ram, f->gva[n], false, &t);
+	level = rnd(f) % t.npath;
+	*t.path[level] = random_of_level(f, 4 - level);
+	set_fresh(f, NGVA, NPCID, false);
+	flush_for(f, n);
+	check(f, n, f->gva[n], one_in(f, 2));
 }
 
 /* Registers that say who may do what: a change of most of them flushes all. */
@@ -411,15 +448,15 @@ static int teardown(void **state)
 }
 
 /*
- * Addresses that share tables, and many of them a set of the second level and an index of the
- * first: those that differ only by multiples of 16 GiB.
+ * Addresses that share tables and, four of them, all sets of the second level: at a distance of 16
+ * GiB with the same index in the first level, at one of 8 MiB + 4 KiB with another.
  */
 static gva_t random_address(struct fixture *f)
 {
 	uint64_t top = one_in(f, 2) ? 0xffffff8000000000 : 0x0000008000000000;
 
-	return top + rnd(f) % 6 * GIB(16) + rnd(f) % 2 * MIB(2) + rnd(f) % 4 * PAGE_SIZE +
-	       (rnd(f) & 0xff8);
+	return top + rnd(f) % 6 * GIB(16) + rnd(f) % 2 * (MIB(8) + PAGE_SIZE) +
+	       rnd(f) % 2 * MIB(2) + rnd(f) % 2 * 2 * PAGE_SIZE + (rnd(f) & 0xff8);
 }
 
 static void start_round(struct fixture *f)
@@ -446,8 +483,10 @@ static void step(struct fixture *f)
 {
 	unsigned what = rnd(f) % 100, n = rnd(f) % NGVA;
 
-	if (what < 2)
+	if (what < 1)
 		change_entry(f);
+	else if (what < 3)
+		change_used(f);
 	else if (what < 12)
 		flush_something(f);
 	else if (what < 22)
@@ -458,6 +497,9 @@ static void step(struct fixture *f)
 		watch(f);
 	else if (what < 29)
 		check(f, NGVA, f->gva[n] ^ 1ull << (48 + rnd(f) % 15), one_in(f, 2));
+	else if (what < 31) /* all, and so more than a set of the second level holds */
+		for (n = 0; n < NGVA; n++)
+			check(f, n, f->gva[n], true);
 	else
 		check(f, n, f->gva[n] ^ (rnd(f) & 7), one_in(f, 2));
 }

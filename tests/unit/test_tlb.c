@@ -285,6 +285,51 @@ static void test_protect_gfn(void **state)
 	assert_false(write_hit(tlb, LOW));
 }
 
+/* As many pages further on, a page has the same set in the second level. */
+#define SAME_SET ((1ull << 22) * PAGE_SIZE)
+
+/* An entry of the second level that makes room takes the right to stores along. */
+static void test_eviction(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(LOW);
+
+	tlb_insert(tlb, TLB_USER, &f);
+	for (unsigned n = 1; n <= TLB2_WAYS; n++) {
+		assert_non_null(tlb2_find(tlb, LOW));
+		f = fill_of(LOW + n * SAME_SET);
+		f.gfn = 0x1000 + n;
+		tlb_insert(tlb, TLB_SUPER, &f);
+	}
+	assert_null(tlb2_find(tlb, LOW));
+	assert_int_equal(tlb_entry(tlb, TLB_USER, LOW)->rtag, tlb_tag(tlb, LOW));
+	assert_int_equal(tlb_entry(tlb, TLB_USER, LOW)->wtag, TLB_INVALID);
+}
+
+/* Frames that share a chain: what leaves it at any place leaves the others on it. */
+static void test_chains(void **state)
+{
+	struct tlb *tlb = *state;
+	const unsigned frames = 5;
+
+	for (unsigned gone = 0; gone < frames; gone++) {
+		for (unsigned n = 0; n < frames; n++) {
+			struct tlb_fill f = fill_of(LOW + n * PAGE_SIZE);
+
+			f.gfn = 1 + n * TLB2_CHAINS;
+			tlb_insert(tlb, TLB_SUPER, &f);
+		}
+		tlb_flush_page(tlb, LOW + gone * PAGE_SIZE);
+		for (unsigned n = 0; n < frames; n++) {
+			assert_true(n == gone || write_hit(tlb, LOW + n * PAGE_SIZE));
+			tlb_protect_gfn(tlb, 1 + n * TLB2_CHAINS);
+			assert_false(write_hit(tlb, LOW + n * PAGE_SIZE));
+			assert_int_equal(hit(tlb, LOW + n * PAGE_SIZE), n != gone);
+		}
+		assert_int_equal(tlb->chain[1], 0);
+	}
+}
+
 static void fetch_insert(struct tlb *tlb, const struct tlb_fill *f)
 {
 	tlb_fetch_copy(tlb, f->gva, false, tlb2_insert(tlb, f));
@@ -336,6 +381,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_flush_all, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_numbers_wrap, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_protect_gfn, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_eviction, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_chains, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fetch, setup, teardown),
 	};
 

@@ -43,6 +43,7 @@ static void init_emit(struct bt *bt)
 	bt->cold = (struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = to_exec};
 	bt_emit_stubs(bt);
 	bt->first = bt->e.p;
+	bt->bc->no_native = e_exec(&bt->e, bt->no_native);
 }
 
 int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *cfg)
@@ -57,6 +58,7 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->hot = cfg->hot;
 	bt->counted = cfg->counted;
 	bt->single = cfg->single;
+	if (getenv("NV_BT_LOG")) bt->log = fopen(getenv("NV_BT_LOG"), "w");
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
 	host_isa_probe(&bt->isa);

@@ -2,6 +2,8 @@
 #ifndef ENGINE_BT_BT_INT_H
 #define ENGINE_BT_BT_INT_H
 
+#include <stdio.h>
+
 #include "src/engine/bt/bt.h"
 #include "src/engine/bt/emit.h"
 #include "src/x86/hostisa.h"
@@ -83,17 +85,27 @@ struct bt {
 	ZydisDecoder decoder;
 	struct host_isa isa;
 	uint32_t hot;	/* how often a block was interpreted that is worth following */
+	FILE *log;	/* gets every unit's guest and host code; may be NULL */
 	uint32_t slice; /* instructions granted to this run */
 	bool single;	/* compiled code returns after each unit of one block */
 	bool counted;	/* compiled code counts instructions, and stops after a slice */
 	bool running;	/* compiled code is on the stack */
 	bool in_cpu;	/* the block was left by a handler: flags are in struct cpu */
 	/* Common stubs, writable addresses. */
-	uint8_t *enter, *leave, *step, *chain, *lookup, *ret_miss, *miss, *underflow, *vec_enter, *vec_save, *vec_load;
+	uint8_t *enter, *leave, *step, *chain, *lookup_miss, *no_native, *ret_miss, *miss, *underflow, *rest, *vec_enter, *vec_save, *vec_load;
 };
 
 /* stubs.c */
 void bt_emit_stubs(struct bt *bt);
+/*
+ * To the target in SCRATCH0 through the jump cache; the flags go to cpu->bt.flags. Emits jumps out
+ * for when it is not where it belongs.
+ */
+void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2]);
+/* Where those jumps lead: to the other place; falls through with the target in SCRATCH0. */
+void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2]);
+/* The entry for look-ups of code at native that reads flags. */
+void bt_emit_far_entry(struct emit *e, const uint8_t *native);
 void *bt_meta_alloc(struct bt *bt, size_t size);
 /* What of the guest's vector registers is in the host's: cpu->bt.vec_level. */
 #define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */

@@ -28,11 +28,23 @@ static void page_address(struct emit *e, unsigned reg, int32_t off)
 /* To the target in SCRATCH0; branch: the site of an indirect branch, or NULL. */
 static void look_up(struct tr *t, struct bt_site *branch)
 {
-	if (branch)
-		e_mov_imm64(t->e, SCRATCH1, (uintptr_t)branch);
-	else
-		e_code(t->e, 0x41, 0xbb, 0, 0, 0, 0); /* mov r11d, 0 */
-	e_jmp_to(t->e, t->bt->lookup);
+	struct tr_lookup *l = &t->lookup[t->nlookups++];
+
+	l->branch = branch;
+	bt_emit_lookup(t->bt, t->e, l->miss);
+}
+
+static void emit_lookup_misses(struct tr *t)
+{
+	struct emit *e = t->e;
+
+	for (unsigned n = 0; n < t->nlookups && !e->full; n++) {
+		struct tr_lookup *l = &t->lookup[n];
+
+		bt_emit_second_lookup(t->bt, e, l->miss);
+		e_mov_imm64(e, SCRATCH1, (uintptr_t)l->branch);
+		e_jmp_to(e, t->bt->lookup_miss);
+	}
 }
 
 static void add_far(struct tr *t, uint8_t *from, int64_t target, struct bt_site *branch)
@@ -71,6 +83,7 @@ void tr_emit_far(struct tr *t)
 			page_address(t->e, SCRATCH0, f->target);
 		look_up(t, f->branch);
 	}
+	emit_lookup_misses(t);
 }
 
 /* An indirect branch to a non-canonical address must fault itself: bt_run() finds out too late. */

@@ -35,7 +35,10 @@ static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 	case ZYDIS_CATEGORY_INVALID: *reads = ARITH_FLAGS; return; /* raises #UD */
 	default: break;
 	}
-	if (!f)
+	/* Undefined behind them, so the check before them may leave anything there. */
+	if (zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV)
+		*kills = ARITH_FLAGS;
+	if (!f || *kills)
 		return;
 	*reads = f->tested & ARITH_FLAGS;
 	*kills = (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH_FLAGS;

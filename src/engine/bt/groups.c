@@ -15,30 +15,25 @@
 #define MAX_SPAN    256
 #define OPEN_GROUPS (ADDEND_SLOTS / 2)
 
-struct value {
-	uint32_t root; /* number of a value */
-	int64_t delta; /* added to it */
-};
-
 struct pass {
 	struct tr *t;
-	struct value reg[16];
-	uint32_t next;			   /* number of the next unknown value */
+	/* What the registers hold before each instruction. */
+	struct tr_value (*reg)[16];
+	uint32_t next; /* number of the next unknown value */
 	unsigned open[OPEN_GROUPS], nopen; /* groups that may still grow, the latest last */
-	unsigned barrier;		   /* first instruction behind the last hand-over */
-	uint16_t changed[16]; /* by register: the first instruction that sees its present value */
+	unsigned barrier; /* first instruction behind the last hand-over */
 };
 
-static struct value unknown(struct pass *p)
+static struct tr_value unknown(struct pass *p)
 {
-	return (struct value){.root = p->next++};
+	return (struct tr_value){.root = p->next++};
 }
 
-static struct value value_of(const struct pass *p, ZydisRegister r)
+static struct tr_value value_of(const struct pass *p, ZydisRegister r, unsigned n)
 {
-	static const struct value none;
+	static const struct tr_value none;
 
-	return r == ZYDIS_REGISTER_NONE || r == ZYDIS_REGISTER_RIP ? none : p->reg[tr_gpr(r)];
+	return r == ZYDIS_REGISTER_NONE || r == ZYDIS_REGISTER_RIP ? none : p->reg[n][tr_gpr(r)];
 }
 
 /* --- what an instruction does to registers ------------------------------------------------- */
@@ -48,15 +43,16 @@ static bool full_register(const ZydisDecodedOperand *o)
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->size == 64 && tr_gpr(o->reg.value) >= 0;
 }
 
-/* The new value of the destination if it is a known one. */
-static bool known_result(struct pass *p, const struct tr_insn *in, struct value *v)
+/* The new value of the destination of instruction n if it is a known one. */
+static bool known_result(const struct pass *p, unsigned n, struct tr_value *v)
 {
+	const struct tr_insn *in = &p->t->in[n];
 	const ZydisDecodedOperand *d = &in->op[0], *s = &in->op[1];
 	bool constant = s->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
 	if (!full_register(d))
 		return false;
-	*v = p->reg[tr_gpr(d->reg.value)];
+	*v = value_of(p, d->reg.value, n);
 	switch (in->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_ADD: v->delta += constant ? s->imm.value.s : 0; return constant;
 	case ZYDIS_MNEMONIC_SUB: v->delta -= constant ? s->imm.value.s : 0; return constant;
@@ -65,42 +61,38 @@ static bool known_result(struct pass *p, const struct tr_insn *in, struct value 
 	case ZYDIS_MNEMONIC_MOV:
 		if (!full_register(s))
 			return false;
-		*v = p->reg[tr_gpr(s->reg.value)];
+		*v = value_of(p, s->reg.value, n);
 		return true;
 	case ZYDIS_MNEMONIC_LEA:
 		if (in->zi.address_width != 64 || tr_gpr(s->mem.base) < 0 ||
 		    s->mem.index != ZYDIS_REGISTER_NONE)
 			return false;
-		*v = p->reg[tr_gpr(s->mem.base)];
+		*v = value_of(p, s->mem.base, n);
 		v->delta += s->mem.disp.value;
 		return true;
 	default: return false;
 	}
 }
 
-static void set_reg(struct pass *p, unsigned r, struct value v, unsigned n)
+static struct tr_value stack_effect(struct pass *p, unsigned n)
 {
-	p->reg[r] = v;
-	p->changed[r] = n + 1;
-}
+	struct tr_value sp = p->reg[n][RSP];
 
-static void stack_effect(struct pass *p, const struct tr_insn *in, unsigned n)
-{
-	struct value sp = p->reg[RSP];
-
-	switch (in->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_PUSH: sp.delta -= 8; break;
-	case ZYDIS_MNEMONIC_POP: sp.delta += 8; break;
-	default: sp = unknown(p); break;
+	switch (p->t->in[n].zi.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH: sp.delta -= 8; return sp;
+	case ZYDIS_MNEMONIC_POP: sp.delta += 8; return sp;
+	default: return unknown(p);
 	}
-	set_reg(p, RSP, sp, n);
 }
 
-static void effects(struct pass *p, const struct tr_insn *in, unsigned n)
+/* Registers before instruction n + 1. */
+static void effects(struct pass *p, unsigned n)
 {
-	struct value v = {0};
-	bool known = known_result(p, in, &v);
+	const struct tr_insn *in = &p->t->in[n];
+	struct tr_value *after = p->reg[n + 1], v = {0};
+	bool known = known_result(p, n, &v), set_rsp = false;
 
+	memcpy(after, p->reg[n], sizeof(p->reg[n]));
 	for (unsigned k = 0; k < in->zi.operand_count; k++) {
 		const ZydisDecodedOperand *o = &in->op[k];
 		int r = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? tr_gpr(o->reg.value) : -1;
@@ -108,20 +100,21 @@ static void effects(struct pass *p, const struct tr_insn *in, unsigned n)
 		if (r < 0 || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			continue;
 		if (k == 0 && known)
-			set_reg(p, r, v, n);
-		else if (r == RSP && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
-			stack_effect(p, in, n);
-		else
-			set_reg(p, r, unknown(p), n);
+			after[r] = v;
+		else if (r != RSP || o->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			after[r] = unknown(p);
+		else if (!set_rsp)
+			after[r] = stack_effect(p, n);
+		set_rsp |= r == RSP;
 	}
 }
 
 static void forget_all(struct pass *p, unsigned n)
 {
 	for (unsigned r = 0; r < 16; r++)
-		set_reg(p, r, unknown(p), n);
+		p->reg[n][r] = unknown(p);
 	p->nopen = 0;
-	p->barrier = n + 1;
+	p->barrier = n;
 }
 
 /* --- groups -------------------------------------------------------------------------------- */
@@ -133,17 +126,17 @@ static uint8_t segment_of(const ZydisDecodedOperandMem *m)
 						 : SEG_NONE;
 }
 
-static void make_key(const struct pass *p, const struct tr_insn *in, const struct tr_access *a,
+static void make_key(const struct pass *p, unsigned n, const struct tr_access *a,
 		     struct tr_group *g)
 {
-	struct value base = value_of(p, a->m->base), index = value_of(p, a->m->index);
+	struct tr_value base = value_of(p, a->m->base, n), index = value_of(p, a->m->index, n);
 
 	*g = (struct tr_group){.base = base.root, .index = index.root, .seg = segment_of(a->m)};
 	g->scale = index.root ? tr_scale(a->m) : 0;
 	g->lo = a->m->disp.value + base.delta + (index.delta << g->scale);
 	if (a->m->base == ZYDIS_REGISTER_RIP) {
 		g->base = ~0u;
-		g->lo += tr_next(in);
+		g->lo += tr_next(&p->t->in[n]);
 	}
 	g->hi = g->lo + a->len - 1;
 	g->write = a->write;
@@ -164,28 +157,53 @@ static bool joins(const struct tr_group *g, const struct tr_group *key)
 	       g->seg == key->seg && MAX(g->hi, key->hi) - MIN(g->lo, key->lo) < MAX_SPAN;
 }
 
-static bool unchanged_since(const struct pass *p, ZydisRegister r, unsigned n)
+/* Whether a register differs between two instructions by a constant only, and by which. */
+static bool moved_by(const struct pass *p, ZydisRegister r, unsigned from, unsigned to, int64_t *by)
 {
-	return tr_gpr(r) < 0 || p->changed[tr_gpr(r)] <= n;
+	struct tr_value a = value_of(p, r, from), b = value_of(p, r, to);
+
+	*by = b.delta - a.delta;
+	return a.root == b.root;
+}
+
+/* Whether the check of an access at n may stand before instruction k; *by: see check_by. */
+static bool may_stand(const struct pass *p, const struct tr_access *a, unsigned k, unsigned n,
+		      int64_t *by)
+{
+	int64_t base, index;
+
+	if (!moved_by(p, a->m->base, k, n, &base) || !moved_by(p, a->m->index, k, n, &index))
+		return false;
+	*by = base + (index << tr_scale(a->m));
+	return *by == (int32_t)*by;
 }
 
 /*
- * Before which instruction the check of a first access at n stands: the latest at which flags are
- * dead and the address's registers already have their values; else n itself. Never before the first
- * access of the group opened last, so that groups come into being in order.
+ * Before which instruction the check of the first access of a group stands: the latest at which
+ * flags are dead and the address can be computed; or else where others stand that have to save the
+ * flags, too; or else the access itself. Checks come in the order of their groups.
  */
-static unsigned place(const struct pass *p, const struct tr_access *a, unsigned n)
+static void place(const struct pass *p, struct tr_group *g, unsigned id)
 {
-	const struct tr_insn *in = p->t->in;
-	unsigned limit = p->nopen ? p->t->group[p->open[p->nopen - 1]].first : p->barrier;
+	const struct tr *t = p->t;
+	unsigned n = g->first, limit = p->barrier;
+	int64_t by;
 
-	for (unsigned k = n;; k--) {
-		if (!unchanged_since(p, a->m->base, k) || !unchanged_since(p, a->m->index, k))
-			return n;
-		if (!in[k].live_in)
-			return k;
-		if (k <= limit || (k && in[k - 1].follow != FOLLOW_NOTHING))
-			return n;
+	if (p->nopen)
+		limit = MAX(limit, t->group[id - 1].check_at);
+	/* The group before that had this one's slot was closed by then. */
+	if (id >= OPEN_GROUPS)
+		limit = MAX(limit, t->group[id - OPEN_GROUPS].first);
+	g->check_at = n;
+	g->check_by = 0;
+	for (unsigned k = n; may_stand(p, g->check, k, n, &by); k--) {
+		if (!t->in[k].live_in || (k == limit && p->nopen && t->group[id - 1].check_at == k)) {
+			g->check_at = k;
+			g->check_by = by;
+			return;
+		}
+		if (k <= limit || t->in[k - 1].follow != FOLLOW_NOTHING)
+			return;
 	}
 }
 
@@ -200,9 +218,7 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 	g->first = g->last = n;
 	g->check = a;
 	g->check_disp = key->lo;
-	g->check_at = place(p, a, n);
-	/* In turn: the slot's last owner was closed half a round ago, before the last group's
-	 * start. */
+	place(p, g, id);
 	g->slot = id % ADDEND_SLOTS;
 	if (p->nopen == OPEN_GROUPS) {
 		memmove(p->open, p->open + 1, (OPEN_GROUPS - 1) * sizeof(p->open[0]));
@@ -212,12 +228,12 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 	return id;
 }
 
-static void add_access(struct pass *p, struct tr_insn *in, struct tr_access *a, unsigned n)
+static void add_access(struct pass *p, struct tr_access *a, unsigned n)
 {
 	struct tr *t = p->t;
 	struct tr_group key;
 
-	make_key(p, in, a, &key);
+	make_key(p, n, a, &key);
 	for (unsigned k = p->nopen; k-- > 0 && !t->b->single_checks;) {
 		struct tr_group *g = &t->group[p->open[k]];
 
@@ -239,19 +255,19 @@ static void add_access(struct pass *p, struct tr_insn *in, struct tr_access *a, 
 
 void tr_groups(struct tr *t)
 {
-	struct pass p = {.t = t, .next = 1};
+	struct pass p = {.t = t, .reg = t->reg_values, .next = 1};
 
 	t->ngroups = 0;
-	forget_all(&p, -1);
+	forget_all(&p, 0);
 	for (unsigned n = 0; n < t->n; n++) {
 		struct tr_insn *in = &t->in[n];
 
 		if (!in->emit) {
-			forget_all(&p, n);
+			forget_all(&p, n + 1);
 			continue;
 		}
 		for (unsigned k = 0; k < in->naccs; k++)
-			add_access(&p, in, &in->acc[k], n);
-		effects(&p, in, n);
+			add_access(&p, &in->acc[k], n);
+		effects(&p, n);
 	}
 }

@@ -44,6 +44,17 @@ static bool needs_both(const ZydisDecodedOperandMem *m)
 	return has_segment(m) || (!is_none(m->index) && host_of(m->index) == IN_MEMORY);
 }
 
+/* A register that is in memory to reg; so is RAX while the host's holds flags. */
+static void load_guest(struct tr *t, unsigned reg, unsigned guest)
+{
+	e_load(t->e, reg, guest == RAX ? CPU_OFF(bt.rax) : GPR_OFF(guest));
+}
+
+static unsigned host_now(const struct tr *t, ZydisRegister r)
+{
+	return t->rax_busy && tr_gpr(r) == RAX ? IN_MEMORY : host_of(r);
+}
+
 /* out, a scratch register, = linear address + more; flags stay. May use the other one. */
 static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,
 			 unsigned out, int64_t more)
@@ -59,16 +70,16 @@ static void emit_address(struct tr *t, const struct tr_insn *in, const ZydisDeco
 		e_load(e, out, CPU_OFF(bt.page));
 		base = out;
 	} else if (!is_none(m->base)) {
-		base = host_of(m->base);
+		base = host_now(t, m->base);
 		if (base == IN_MEMORY) {
-			e_load(e, out, GPR_OFF(tr_gpr(m->base)));
+			load_guest(t, out, tr_gpr(m->base));
 			base = out;
 		}
 	}
 	if (!is_none(m->index)) {
-		index = host_of(m->index);
+		index = host_now(t, m->index);
 		if (index == IN_MEMORY) {
-			e_load(e, other, GPR_OFF(tr_gpr(m->index)));
+			load_guest(t, other, tr_gpr(m->index));
 			index = other;
 		}
 	}
@@ -109,51 +120,69 @@ static void emit_tag(struct tr *t)
 	e_patch_here(e, done);
 }
 
-/* SCRATCH1 = the addend of the group's page, or out of line. */
-static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
+/* From the address of the group's first access, with the registers as at the check. */
+static int64_t first_byte(const struct tr_group *g)
+{
+	return g->lo - g->check_disp + g->check_by;
+}
+
+/* SCRATCH1 = the addend of the group's page, or out of line. saved: the flags are saved already. */
+static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g, bool saved)
 {
 	struct emit *e = t->e;
 	size_t entry = CPU_OFF(tlb.e) + t->ctx * TLB_SIZE * sizeof(struct tlb_entry);
 	/* The last address of the group that has to be aligned: its page is that of the last byte. */
 	int64_t last = g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
 	uint32_t mask = 0xfffff000u | (g->align ? g->align - 1 : 0);
-	bool live = at->live_in;
-	const uint8_t *retry = e->p;
+	uint8_t *retry = e->p;
 
-	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, g->lo - g->check_disp);
+	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
 	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last - g->lo);
-	if (live)
-		emit_save_flags(e);
-	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	  /* shr r11, imm8 */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);  /* and r11d, imm32 */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, mask); /* and r10, mask */
+	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	 /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK); /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, mask);	 /* and r10, mask */
 	emit_tag(t);
 	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1,
 		  entry + (g->write ? offsetof(struct tlb_entry, wtag)
 				    : offsetof(struct tlb_entry, rtag)));
 	t->slow[t->nslow++] = (struct tr_slow){
-		.from = e_jcc(e, CC_NE), .retry = retry, .g = g, .at = at, .flags_saved = live};
+		.from = e_jcc(e, CC_NE), .retry = retry, .g = g, .at = at, .flags_saved = saved};
 	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
-	if (live)
-		emit_restore_flags(e);
+}
+
+/* How many groups from the next on are checked before instruction n. */
+static unsigned due(const struct tr *t, unsigned n)
+{
+	unsigned k = t->next_group;
+
+	while (k < t->ngroups && t->group[k].check_at == n)
+		k++;
+	return k - t->next_group;
 }
 
 void tr_checks(struct tr *t, struct tr_insn *in)
 {
+	struct emit *e = t->e;
 	unsigned n = in - t->in;
+	unsigned left = due(t, n);
+	bool saved = left && in->live_in;
 
-	for (; t->next_group < t->ngroups && t->group[t->next_group].check_at == n;
-	     t->next_group++) {
+	if (saved)
+		emit_save_flags(e);
+	t->rax_busy = saved;
+	for (; left; left--, t->next_group++) {
 		struct tr_group *g = &t->group[t->next_group];
 
-		emit_check(t, in, g);
+		emit_check(t, in, g, saved);
 		t->addend = t->next_group;
 		/* It is used at once and never again, or kept. */
-		g->kept = g->last != n || needs_both(g->check->m) || in->naccs > 1 ||
-			  (t->next_group + 1 < t->ngroups && g[1].check_at == n);
+		g->kept = g->last != n || needs_both(g->check->m) || in->naccs > 1 || left > 1;
 		if (g->kept)
-			e_store(t->e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
+			e_store(e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
 	}
+	t->rax_busy = false;
+	if (saved)
+		emit_restore_flags(e);
 }
 
 static void need_addend(struct tr *t, const struct tr_access *a)
@@ -192,15 +221,26 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 	return hm;
 }
 
-static void emit_vec_slow(struct tr *t, const struct tr_slow *s, struct bt_check *c)
+static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 {
-	c->retry = e_exec(t->e, (uint8_t *)s->retry);
-	c->vec_level = t->vec_level;
-	e_patch(s->from, t->e->p);
-	if (s->flags_saved)
-		emit_restore_flags(t->e);
-	e_mov_imm64(t->e, SCRATCH1, (uintptr_t)c);
-	e_jmp_to(t->e, t->bt->vec_enter);
+	const struct tr_group *g = s->g;
+	struct emit *e = t->e;
+
+	c->span = g->hi - g->lo;
+	c->align = g->align;
+	c->align_off = g->align_at - g->lo;
+	c->write = g->write;
+	c->any_half = t->any_half;
+	c->fill_write = g->check->write && g->check_at == g->first;
+	emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
+	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
+	e_jmp_to(e, t->bt->miss);
+	/* Back to this very check: those before it may have used the same entry of the TLB. */
+	c->retry = e_exec(e, s->flags_saved ? e->p : s->retry);
+	if (s->flags_saved) {
+		emit_save_flags(e);
+		e_jmp_to(e, s->retry);
+	}
 }
 
 void tr_emit_slow(struct tr *t)
@@ -209,25 +249,20 @@ void tr_emit_slow(struct tr *t)
 
 	for (unsigned n = 0; n < t->nslow && !e->full; n++) {
 		const struct tr_slow *s = &t->slow[n];
-		const struct tr_group *g = s->g;
 		struct bt_check *c = tr_check(t, s->at);
 
-		if (!g) {
-			emit_vec_slow(t, s, c);
-			continue;
-		}
-		c->retry = e_exec(e, (uint8_t *)s->retry);
-		c->span = g->hi - g->lo;
-		c->align = g->align;
-		c->align_off = g->align_at - g->lo;
-		c->write = g->write;
-		c->any_half = t->any_half;
-		c->fill_write = g->check->write && g->check_at == g->first;
 		e_patch(s->from, e->p);
 		if (s->flags_saved)
 			emit_restore_flags(e);
-		emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, g->lo - g->check_disp);
+		if (s->kind == SLOW_MISS) {
+			emit_miss(t, s, c);
+			continue;
+		}
+		if (s->kind == SLOW_VEC) {
+			c->retry = e_exec(e, s->retry);
+			c->vec_level = t->vec_level;
+		}
 		e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
-		e_jmp_to(e, t->bt->miss);
+		e_jmp_to(e, s->kind == SLOW_VEC ? t->bt->vec_enter : t->bt->rest);
 	}
 }

@@ -162,6 +162,8 @@ bool tr_plan_native(struct tr *t, struct tr_insn *in)
 	}
 	if (in->zi.mnemonic == ZYDIS_MNEMONIC_LEA)
 		return plan_lea(in);
+	if (tr_plan_divide(in))
+		return true;
 	if (!known(t, in) || !tr_shape(in) || (in->shape.mem && in->acc[0].len > 8))
 		return false;
 	in->emit = tr_rewrite;

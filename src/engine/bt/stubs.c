@@ -179,6 +179,19 @@ static void emit_step(struct bt *bt)
 	emit_return(e);
 }
 
+/* Jumped to with the struct bt_check in SCRATCH1, from whose instruction to go on. */
+static void emit_rest(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+
+	bt->rest = e->p;
+	spill(e);
+	save_vectors(bt);
+	e_mov_rr(e, H_RSI, SCRATCH1);
+	call_c(e, bt_rest);
+	emit_return(e);
+}
+
 /* Jumped to with the struct bt_check in SCRATCH1 and the first address checked in SCRATCH0. */
 static void emit_miss(struct bt *bt)
 {
@@ -227,23 +240,50 @@ static void emit_vec_enter(struct bt *bt)
 	emit_return(e);
 }
 
-/*
- * Jumped to with the target address in SCRATCH0 and the branch's struct bt_site (NULL if it is
- * direct) in SCRATCH1: through the jump cache to its compiled block, or out. Guest flags are kept.
- */
-static void emit_lookup(struct bt *bt)
+/* The flags from where a look-up left them. */
+static void restore_saved_flags(struct emit *e)
 {
-	struct emit *e = &bt->e;
-	uint8_t *miss[3];
+	e_store(e, H_RAX, CPU_OFF(bt.rax));
+	e_code(e, 0x65, 0x0f, 0xb7, 0x04, 0x25); /* movzx eax, word gs:[flags] */
+	e32(e, CPU_OFF(bt.flags));
+	emit_restore_flags(e);
+}
 
-	bt->lookup = e->p;
-	e_store(e, SCRATCH0, CPU_OFF(rip));
-	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+void bt_emit_far_entry(struct emit *e, const uint8_t *native)
+{
+	restore_saved_flags(e);
+	e_jmp_to(e, native);
+}
+
+/* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
+static void emit_probe(struct emit *e, uint8_t *miss[2])
+{
+	struct host_mem rip = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, rip)};
+	struct host_mem key = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, key)};
+	struct host_mem native = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, native)};
+
+	e_op_mem(e, 0x3b, SCRATCH0, &rip);
+	miss[0] = e_jcc(e, CC_NE);
+	e_load(e, SCRATCH0, CPU_OFF(bt.key));
+	e_op_mem(e, 0x3b, SCRATCH0, &key);
+	miss[1] = e_jcc(e, CC_NE);
+	e_op_mem(e, 0x8b, SCRATCH0, &rip);
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
+	e_store(e, SCRATCH0, CPU_OFF(bt.page));
+	e_code(e, 0x40 | e_rex_mem(&native), 0xff); /* jmp [native] */
+	e_modrm(e, 4, &native);
+}
+
+void bt_emit_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
+{
+	e_store(e, H_RAX, CPU_OFF(bt.rax));
+	e_code(e, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
+	e_store16(e, H_RAX, CPU_OFF(bt.flags));
+	e_load(e, H_RAX, CPU_OFF(bt.rax));
 	if (bt->single) {
-		e_jmp_to(e, bt->leave);
+		miss[0] = miss[1] = e_jmp(e);
 		return;
 	}
-	emit_save_flags(e);
 	e_mov_rr(e, SCRATCH1, SCRATCH0);
 	e_code(e, 0x49, 0xc1, 0xeb, 12);		     /* shr r11, 12 */
 	e_code(e, 0x4d, 0x31, 0xd3);			     /* xor r11, r10 */
@@ -251,35 +291,62 @@ static void emit_lookup(struct bt *bt)
 	e_code(e, 0x41, 0x81, 0xe3), e32(e, JUMP_CACHE - 1); /* and r11d, mask */
 	e_code(e, 0x49, 0xc1, 0xe3, 5);			     /* shl r11, 5 */
 	e_gs(e, true, 0x03, SCRATCH1, CPU_OFF(bt.jump));
-	e_op_mem(e, 0x39, SCRATCH0,
-		 &(struct host_mem){SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, rip)});
-	miss[0] = e_jcc(e, CC_NE);
-	e_load(e, SCRATCH0, CPU_OFF(bt.key));
-	e_op_mem(e, 0x39, SCRATCH0,
-		 &(struct host_mem){SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, key)});
-	miss[1] = e_jcc(e, CC_NE);
-	e_load_at(e, SCRATCH1, SCRATCH1, offsetof(struct jump_entry, native));
-	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
-	miss[2] = e_jcc(e, CC_E);
-	e_load(e, SCRATCH0, CPU_OFF(rip));
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
-	e_store(e, SCRATCH0, CPU_OFF(bt.page));
-	emit_restore_flags(e);
-	e_jmp_reg(e, SCRATCH1);
-	for (unsigned n = 0; n < ARRAY_SIZE(miss); n++)
-		e_patch_here(e, miss[n]);
-	emit_restore_flags(e);
-	e_jmp_to(e, bt->leave);
+	emit_probe(e, miss);
 }
 
-/* As lookup, for a return that the shadow stack did not expect: what is on it will not match. */
-static void emit_ret_miss(struct bt *bt)
+void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
+{
+	uint8_t *none[2];
+
+	if (bt->single) {
+		e_patch_here(e, miss[0]);
+		return;
+	}
+	e_patch_here(e, miss[1]);
+	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
+	e_patch_here(e, miss[0]);
+	e_code(e, 0x49, 0x83, 0xf3, sizeof(struct jump_entry)); /* xor r11, imm8 */
+	emit_probe(e, none);
+	e_patch_here(e, none[1]);
+	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
+	e_patch_here(e, none[0]);
+}
+
+/*
+ * Where look-ups end that found nothing, with the target in SCRATCH0 and the branch's struct bt_site
+ * (NULL if it is direct) in SCRATCH1. And where entries of the jump cache lead whose block is not
+ * compiled, with the entry in SCRATCH1.
+ */
+static void emit_lookup_miss(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
+	bt->no_native = e->p;
+	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
+	e_mov_imm32(e, SCRATCH1, 0);
+	bt->lookup_miss = e->p;
+	e_store(e, SCRATCH0, CPU_OFF(rip));
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	restore_saved_flags(e);
+	e_jmp_to(e, bt->leave);
+}
+
+/*
+ * Jumped to with the target of a return that the shadow stack did not expect in SCRATCH0 and its
+ * struct bt_site in SCRATCH1: what is on the shadow stack will not match from here on.
+ */
+static void emit_ret_miss(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+	uint8_t *miss[2];
+
 	bt->ret_miss = e->p;
 	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
-	e_jmp_to(e, bt->lookup);
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	bt_emit_lookup(bt, e, miss);
+	bt_emit_second_lookup(bt, e, miss);
+	e_load(e, SCRATCH1, CPU_OFF(bt.branch));
+	e_jmp_to(e, bt->lookup_miss);
 	/* The return that matches the base of the shadow stack. */
 	bt->underflow = e->p;
 	e_mov_imm32(e, SCRATCH1, 0);
@@ -292,10 +359,11 @@ void bt_emit_stubs(struct bt *bt)
 	emit_vec_load(bt);
 	emit_leave(bt);
 	emit_chain(bt);
-	emit_lookup(bt);
+	emit_lookup_miss(bt);
 	emit_ret_miss(bt);
 	emit_enter(bt);
 	emit_step(bt);
+	emit_rest(bt);
 	emit_miss(bt);
 	emit_vec_enter(bt);
 }

@@ -1,6 +1,7 @@
 /* One unit from its first block to host code. */
 #include "src/engine/bt/translate.h"
 
+#include "src/engine/bt/dump.h"
 #include "src/engine/interp/ops.h"
 
 static OP(op_bt_next)
@@ -128,6 +129,7 @@ static void emit_body(struct tr *t)
 	for (unsigned n = 0; n < t->n; n++) {
 		struct tr_insn *in = &t->in[n];
 
+		in->host = t->e->p;
 		if (t->vec_level && t->vec_at == n)
 			tr_emit_vec_check(t, in);
 		tr_checks(t, in);
@@ -149,10 +151,10 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->ctx = block_key_ctx(b->key);
 	t->upper = block_key_upper(b->key);
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
-	t->nslow = t->nexits = t->nfar = t->next_group = 0;
+	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->vec_level = 0;
-	t->polls = t->failed = false;
+	t->polls = t->failed = t->rax_busy = false;
 }
 
 /* For those who check what compiled code does. */
@@ -173,7 +175,7 @@ static const struct block_unit *list_blocks(struct tr *t)
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
-	uint8_t *cold = bt->cold.p, *poll[2];
+	uint8_t *cold = bt->cold.p, *far = NULL, *poll[2];
 	const struct block_unit *unit = NULL;
 	size_t meta = bt->meta_used;
 	unsigned npolls;
@@ -195,6 +197,10 @@ bool bt_translate(struct bt *bt, struct block *b)
 	emit_poll_exit(t, poll, npolls);
 	if (bt->single)
 		unit = list_blocks(t);
+	if (t->in[0].live_in) {
+		far = bt->cold.p;
+		bt_emit_far_entry(&bt->cold, t->entry);
+	}
 	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = t->entry;
 		bt->cold.p = cold;
@@ -204,6 +210,9 @@ bool bt_translate(struct bt *bt, struct block *b)
 	}
 	b->native = e_exec(&bt->e, t->entry);
 	b->unit = unit;
+	b->far_native = far ? e_exec(&bt->cold, far) : b->native;
+	if (bt->log)
+		bt_dump_unit(bt->log, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
 	return true;
 }

@@ -74,6 +74,13 @@ struct tr_insn {
 	uint32_t live_in;  /* flags whose value before the instruction matters */
 	uint32_t live_out; /* ... and behind it */
 	uint16_t off;	   /* in the page */
+	uint8_t *host;	   /* its host code */
+};
+
+/* What is known of a register: a numbered value plus a constant. */
+struct tr_value {
+	uint32_t root;
+	int64_t delta;
 };
 
 /* Accesses relative to one base, checked together: see groups.c. */
@@ -87,15 +94,23 @@ struct tr_group {
 	uint16_t check_at;	       /* instruction before which the check stands */
 	uint16_t first, last;	       /* instructions that access */
 	const struct tr_access *check; /* the access by whose registers the check computes */
-	int64_t check_disp;	       /* its displacement, relative to the values */
+	int64_t check_disp; /* its displacement, relative to the values */
+	int64_t check_by;   /* by how much its address is larger there than at the check */
 	uint8_t slot;		       /* where the addend is kept: index in cpu->bt.addend */
 	bool kept;		       /* there */
 };
 
-/* A check's way out of line; g is NULL for that of the vector registers. */
+enum slow_kind {
+	SLOW_MISS, /* the check of group g */
+	SLOW_VEC,  /* the check of the vector registers */
+	SLOW_REST, /* the interpreter is to take over */
+};
+
+/* A way out of line. */
 struct tr_slow {
+	enum slow_kind kind;
 	uint8_t *from;	      /* displacement of the jump to here */
-	const uint8_t *retry; /* start of the check */
+	uint8_t *retry;	      /* start of the check */
 	const struct tr_group *g;
 	const struct tr_insn *at;
 	bool flags_saved;
@@ -114,6 +129,12 @@ struct tr_far {
 	struct bt_site *branch;
 };
 
+/* A look-up's ways out: see bt_emit_lookup(). */
+struct tr_lookup {
+	uint8_t *miss[2];
+	struct bt_site *branch;
+};
+
 struct tr {
 	struct bt *bt;
 	struct emit *e;
@@ -123,12 +144,15 @@ struct tr {
 	struct tr_insn in[UNIT_MAX_INSNS];
 	struct tr_group group[MAX_GROUPS];
 	unsigned ngroups;
-	struct tr_slow slow[MAX_GROUPS + 1];
+	struct tr_slow slow[MAX_GROUPS + 2 * UNIT_MAX_INSNS];
 	unsigned nslow;
 	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;
-	struct tr_far far[UNIT_MAX_BLOCKS];
+	struct tr_far far[2 * UNIT_MAX_BLOCKS];
 	unsigned nfar;
+	struct tr_lookup lookup[3 * UNIT_MAX_BLOCKS];
+	unsigned nlookups;
+	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
 	unsigned next_group; /* whose check is to be emitted next */
 	unsigned addend;     /* the group whose addend is in SCRATCH1, or NO_GROUP */
 	unsigned ctx;	     /* enum tlb_ctx */
@@ -137,6 +161,7 @@ struct tr {
 	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are none */
 	unsigned vec_at;    /* instruction before which that is checked */
 	bool polls;	     /* the unit may be part of a cycle */
+	bool rax_busy;	     /* host RAX holds flags, guest RAX is in cpu->bt.rax */
 	bool failed;
 	uint8_t *entry;		/* host code of the unit */
 	struct bt_site no_site; /* stand for what there was no room for; failed is set */
@@ -166,6 +191,7 @@ bool tr_is_jump(const struct tr_insn *in);
 bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);
 bool tr_plan_vector(struct tr *t, struct tr_insn *in);
+bool tr_plan_divide(struct tr_insn *in);
 /* vector.c: chooses vec_at; the check itself. */
 void tr_place_vec_check(struct tr *t);
 void tr_emit_vec_check(struct tr *t, struct tr_insn *at);
@@ -194,6 +220,7 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 void tr_emit_slow(struct tr *t);
 
 /* control.c */
+/* The exits to other pages, and what look-ups do that find nothing. */
 #define TR_ALWAYS 16 /* jcc of an unconditional exit */
 void tr_exit(struct tr *t, int64_t target, unsigned jcc);
 void tr_emit_far(struct tr *t);

@@ -92,7 +92,7 @@ void tr_place_vec_check(struct tr *t)
 void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 {
 	struct emit *e = t->e;
-	const uint8_t *retry = e->p;
+	uint8_t *retry = e->p;
 	bool live = at->live_in;
 
 	if (live)
@@ -101,7 +101,7 @@ void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 	e32(e, CPU_OFF(bt.vec_level));
 	e8(e, t->vec_level);
 	t->slow[t->nslow++] = (struct tr_slow){
-		.from = e_jcc(e, CC_B), .retry = retry, .at = at, .flags_saved = live};
+		.kind = SLOW_VEC, .from = e_jcc(e, CC_B), .retry = retry, .at = at, .flags_saved = live};
 	if (live)
 		emit_restore_flags(e);
 	/* Out of line SCRATCH1 is used. */

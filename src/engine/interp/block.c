@@ -318,7 +318,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->straddles = 0;
 	b->single_checks = b->any_half = false;
 	b->code = NULL;
-	b->native = NULL;
+	b->native = b->far_native = NULL;
 	b->unit = NULL;
 	STAT_INC(cpu->stats, blocks_decoded);
 	if (!keep) {
@@ -348,6 +348,18 @@ static bool second_page_ok(struct cpu *cpu, const struct block *b, gva_t linear)
 	return e && e->gfn == b->gfn2;
 }
 
+/* Whether rip is in its other place; then the two change places. */
+static bool find_second(struct block_cache *bc, uint64_t rip, uint32_t options)
+{
+	struct jump_entry *j = block_jump_entry(bc, rip), *k = block_jump_second(bc, j), old = *j;
+
+	if (k->rip != rip || k->key != block_jump_key(bc, rip, options))
+		return false;
+	*j = *k;
+	*k = old;
+	return true;
+}
+
 struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key)
 {
 	struct cpu *cpu = bc->cpu;
@@ -357,6 +369,8 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	gpa_t gpa;
 	bool ram, near_limit = false;
 
+	if (find_second(bc, rip, key & BLOCK_SINGLE))
+		return block_jump_entry(bc, rip)->block;
 	STAT_INC(cpu->stats, jump_misses);
 	if (!cpu_code64(cpu)) {
 		if (rip > cpu->seg[SEG_CS].limit)
@@ -382,10 +396,11 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	if (b != bc->once && !near_limit) {
 		struct jump_entry *j = block_jump_entry(bc, rip);
 
+		*block_jump_second(bc, j) = *j;
 		j->rip = rip;
 		j->key = block_jump_key(bc, rip, key & BLOCK_SINGLE);
 		j->block = b;
-		j->native = b->native;
+		j->native = b->native ? b->far_native : bc->no_native;
 	}
 	return b;
 }

@@ -33,6 +33,7 @@ struct block {
 	bool any_half;	     /* compiled: data may be in the half that the code is not in */
 	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
 	void *native;	     /* compiled code, or NULL */
+	void *far_native;    /* where it is entered with the flags in cpu->bt.flags */
 	const struct block_unit *unit; /* what native is of; only if compiled code is checked */
 	struct block *hash_next;
 	struct insn slot[];
@@ -45,12 +46,15 @@ struct block {
 #define JUMP_CACHE	(1u << 15)
 #define PENDING_MAX	16
 
-/* rip -> block, while the virtual-to-physical mapping that led there stands. */
+/*
+ * rip -> block, while the virtual-to-physical mapping that led there stands. An entry that loses
+ * its place to another goes to the neighbouring one.
+ */
 struct jump_entry {
 	uint64_t rip;
 	uint64_t key;
 	struct block *block;
-	void *native; /* the block's compiled code, if it has some */
+	void *native; /* the block's far_native, or the cache's no_native */
 };
 
 _Static_assert(sizeof(struct jump_entry) == 32, "compiled code indexes the jump cache");
@@ -87,8 +91,9 @@ struct block_cache {
 	size_t arena_size, arena_used;
 	struct block *once;				 /* a block that is not kept */
 	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
-	bool flushed;  /* blocks were dropped since the engine last looked */
-	unsigned self; /* number of our own queue in gmem; ~0: none */
+	void *no_native; /* where compiled code goes that finds a block without any */
+	bool flushed;	 /* blocks were dropped since the engine last looked */
+	unsigned self;	 /* number of our own queue in gmem; ~0: none */
 };
 
 /* Options of a look-up. */
@@ -144,6 +149,12 @@ static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip
 
 	return (cpu->tlb.code_gen + bc->jump_gen) << 20 | block_key(cpu, rip, options) |
 	       cpu->tlb.tag[rip >> 63];
+}
+
+/* The other place where rip may be. */
+static inline struct jump_entry *block_jump_second(struct block_cache *bc, struct jump_entry *e)
+{
+	return &bc->jump[(e - bc->jump) ^ 1];
 }
 
 static inline struct block *block_find(struct block_cache *bc, uint64_t rip, uint32_t options)

@@ -262,7 +262,7 @@ static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 		if (!b->native)
 			return false;
 		if (block_jump_entry(bc, c->rip)->block == b)
-			block_jump_entry(bc, c->rip)->native = b->native;
+			block_jump_entry(bc, c->rip)->native = b->far_native;
 	}
 	if (c->bt.exit)
 		bt_link(in->bt, b);
