@@ -119,7 +119,7 @@ static int parse_flag(struct options *o, const struct flag *f, const char *value
 }
 
 /* What --check asks for is there only for one CPU, and code that is compiled. */
-static int check_checkable(struct options *o)
+static int can_be_checked(struct options *o)
 {
 	if (o->vm.sockets * o->vm.cores * o->vm.threads != 1)
 		return options_fail(o, "--check needs a guest with one CPU");
@@ -160,7 +160,7 @@ static int parse_run(struct options *o, int argc, char *const argv[])
 	if (!o->vm.kernel)
 		return options_fail(o, "--kernel FILE is missing; see numavisor --help");
 	if (o->vm.check_every)
-		return check_checkable(o);
+		return can_be_checked(o);
 	return 0;
 }
 
