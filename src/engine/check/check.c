@@ -318,7 +318,7 @@ bool check_end(struct check *k)
 		STAT_INC(st, blocks_checked);
 		return true;
 	}
-	if (raced(k) || repeating(k)) {
+	if (raced(k) || repeating(k) || check_read_undefined(k)) {
 		STAT_INC(st, blocks_unchecked);
 		return true;
 	}

@@ -5,7 +5,8 @@
  * compiled code stores beyond that is not noticed here.
  *
  * A run is not checked if it talks to a device, reads a clock or draws a random number, if a device
- * changed what it loaded meanwhile, or if compiled code gave up half-way, which it may.
+ * changed what it loaded meanwhile, or if compiled code left between two iterations of a repeated
+ * instruction. Nor are differences held against code that reads flags that it left undefined.
  *
  * Owner thread only. One VCPU: others would change memory between the two.
  */

@@ -97,11 +97,28 @@ static uint64_t may_read(const struct check *k, const uint8_t *page, int64_t off
 	return found | flags;
 }
 
-/* Flags that the instructions from the unit's start to the CPU's rip leave undefined. */
-static uint64_t left_undefined(const struct check *k)
+/* Results that the manuals leave open. */
+static bool vague(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_BSWAP: return zi->operand_width == 16;
+	/* Is the upper half zeroed of a register that is not written because it differs? */
+	case ZYDIS_MNEMONIC_CMPXCHG: return zi->operand_width == 32 && zi->raw.modrm.mod == 3;
+	default: return false;
+	}
+}
+
+/*
+ * Flags that the instructions from the unit's start to the CPU's rip leave undefined. *read:
+ * whether any of them reads a flag that is, or has another result that depends on the processor.
+ */
+static uint64_t left_undefined(const struct check *k, bool *read)
 {
 	uint64_t undefined = 0;
 
+	*read = false;
 	for (unsigned n = 0; n < k->nrun; n++) {
 		const struct block *b = k->unit->block[n];
 		uint64_t start = check_linear(k, b->gpa & ~PAGE_MASK);
@@ -117,10 +134,19 @@ static uint64_t left_undefined(const struct check *k)
 							       b->bytes - off, &zi, op)))
 				return undefined;
 			w = flow_of(&zi);
+			*read |= (w.reads & undefined) || vague(&zi);
 			undefined = (undefined & ~w.writes) | w.undefined;
 		}
 	}
 	return undefined;
+}
+
+bool check_read_undefined(const struct check *k)
+{
+	bool read;
+
+	left_undefined(k, &read);
+	return read;
 }
 
 /* Flags that nothing reads from the CPU's rip on. */
@@ -139,6 +165,7 @@ uint64_t check_flags_excused(struct check *k)
 {
 	const uint64_t rip = k->cpu->rip;
 	struct check_excuse *e = &k->excuse[(rip ^ rip >> 12) % CHECK_EXCUSES];
+	bool read;
 
 	if (e->unit == k->unit && e->rip == rip && e->nrun == k->nrun && e->gen == k->code_gen)
 		return e->flags;
@@ -146,6 +173,6 @@ uint64_t check_flags_excused(struct check *k)
 				   .rip = rip,
 				   .nrun = k->nrun,
 				   .gen = k->code_gen,
-				   .flags = left_undefined(k) | dead(k)};
+				   .flags = left_undefined(k, &read) | dead(k)};
 	return e->flags;
 }

@@ -70,6 +70,8 @@ uint64_t check_flags_differ(struct check *k);
 
 /* check_flags.c: arithmetic flags that need not be the same at the CPU's rip. */
 uint64_t check_flags_excused(struct check *k);
+/* Whether what was run read a flag that it had left undefined: then anything may differ. */
+bool check_read_undefined(const struct check *k);
 
 /* check_report.c */
 void check_make_report(struct check *k);
