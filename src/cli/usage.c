@@ -20,6 +20,7 @@ static const char usage[] =
 	"  --net tap=NAME       network through an existing tap interface\n"
 	"  --rng                entropy device\n"
 	"  --engine NAME        what executes guest code: auto, interp, bt [auto]\n"
+	"  --check interp[:N]   hold translated code against the interpreter\n"
 	"  --serial stdio | file:FILE | pty      where the guest's ttyS0 goes [stdio]\n"
 	"  --stats FILE         write counters of every virtual CPU as JSON at the end\n"
 	"  --test-device        the test device of kvm-unit-tests\n"

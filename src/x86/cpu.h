@@ -195,7 +195,8 @@ struct cpu {
 	struct gmem *gmem;
 	struct stats *stats;
 	struct vec_cache *vec_cache;
-	gpa_t rmw_gpa[2]; /* of both pages of the operand of mem_rmw_ptr() */
+	struct mem_overlay *overlay; /* not NULL: memory is only looked at (mem_overlay.h) */
+	gpa_t rmw_gpa[2];	     /* of both pages of the operand of mem_rmw_ptr() */
 	uint8_t vec_buf[64]
 		__attribute__((aligned(64))); /* memory operand of a vector instruction */
 	struct tlb tlb;

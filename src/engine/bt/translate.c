@@ -200,10 +200,26 @@ static void emit_entries(struct tr *t, bool mem)
 	e_jmp_to(e, t->entry);
 }
 
+/* For those who check what compiled code does. */
+static const struct block_unit *list_blocks(struct tr *t)
+{
+	size_t size = t->nblocks * sizeof(t->block[0]);
+	struct block_unit *u = bt_meta_alloc(t->bt, sizeof(*u) + size);
+
+	if (!u) {
+		t->failed = true;
+		return NULL;
+	}
+	u->n = t->nblocks;
+	memcpy(u->block, t->block, size);
+	return u;
+}
+
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
 	uint8_t *cold = bt->cold.p, *poll[2];
+	const struct block_unit *unit = NULL;
 	size_t meta = bt->meta_used;
 	unsigned npolls;
 	bool mem;
@@ -227,6 +243,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 	emit_exits(t);
 	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
+	if (bt->single)
+		unit = list_blocks(t);
 	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = t->entry;
 		bt->cold.p = cold;
@@ -236,6 +254,7 @@ bool bt_translate(struct bt *bt, struct block *b)
 	}
 	b->native = e_exec(&bt->e, t->entry_near);
 	b->far_native = e_exec(&bt->e, t->entry_far);
+	b->unit = unit;
 	if (bt->log)
 		bt_dump_unit(bt->log, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);

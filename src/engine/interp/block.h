@@ -13,6 +13,14 @@
 /* Two slots for each vector instruction, and one for op_end. */
 #define BLOCK_MAX_SLOTS (2 * BLOCK_MAX_INSNS + 1)
 
+struct block;
+
+/* Blocks that were compiled as one: each may be followed by the next. All lie in one page. */
+struct block_unit {
+	unsigned n;
+	const struct block *block[];
+};
+
 struct block {
 	gpa_t gpa;
 	gfn_t gfn2;   /* of the second page for an instruction that crosses, else ~0 */
@@ -26,6 +34,7 @@ struct block {
 	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
 	void *native;	     /* compiled code, or NULL */
 	void *far_native;    /* where it is entered with the flags in cpu->bt.flags */
+	const struct block_unit *unit; /* what native is of; only if compiled code is checked */
 	struct block *hash_next;
 	struct insn slot[];
 };
@@ -83,8 +92,8 @@ struct block_cache {
 	struct block *once;				 /* a block that is not kept */
 	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
 	void *no_native; /* where compiled code goes that finds a block without any */
-	bool flushed;  /* blocks were dropped since the engine last looked */
-	unsigned self; /* number of our own queue in gmem; ~0: none */
+	bool flushed;	 /* blocks were dropped since the engine last looked */
+	unsigned self;	 /* number of our own queue in gmem; ~0: none */
 };
 
 /* Options of a look-up. */
