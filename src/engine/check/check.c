@@ -278,6 +278,19 @@ static bool raced(const struct check *k)
 	return false;
 }
 
+/*
+ * The code was stored to: flags that it did not read, it may read now, and what is done again need
+ * not leave where it did.
+ */
+static bool changed_code(const struct check *k)
+{
+	for (unsigned n = 0; n < k->overlay.n; n++)
+		if (k->overlay.word[n].stored &&
+		    !((k->overlay.word[n].gpa ^ k->unit->block[0]->gpa) & PAGE_MASK))
+			return true;
+	return false;
+}
+
 /* Kicked before the first instruction. */
 static bool not_run(const struct check *k)
 {
@@ -314,12 +327,16 @@ bool check_end(struct check *k)
 		STAT_INC(st, blocks_unchecked);
 		return true;
 	}
-	if (same(k) || (!raced(k) && same_half_way(k))) {
+	if (same(k)) {
 		STAT_INC(st, blocks_checked);
 		return true;
 	}
-	if (raced(k) || repeating(k) || check_read_undefined(k)) {
+	if (raced(k) || changed_code(k) || repeating(k) || check_read_undefined(k)) {
 		STAT_INC(st, blocks_unchecked);
+		return true;
+	}
+	if (same_half_way(k)) {
+		STAT_INC(st, blocks_checked);
 		return true;
 	}
 	check_make_report(k);

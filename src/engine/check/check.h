@@ -6,7 +6,8 @@
  *
  * A run is not checked if it talks to a device, reads a clock or draws a random number, if a device
  * changed what it loaded meanwhile, or if compiled code left between two iterations of a repeated
- * instruction. Nor are differences held against code that reads flags that it left undefined.
+ * instruction. Nor are differences held against code that reads flags that it left undefined, or
+ * that stores to its own page.
  *
  * Owner thread only. One VCPU: others would change memory between the two.
  */
