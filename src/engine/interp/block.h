@@ -109,16 +109,20 @@ void block_cache_drop(struct block_cache *bc, gfn_t gfn);
 
 /*
  * What a virtual address means as code: mode bits of CS, options, the context of its memory
- * accesses and the half of addresses that it lies in.
+ * accesses, the half of addresses that it lies in and whether the privilege level is 0.
  */
 static inline uint32_t block_key(const struct cpu *cpu, uint64_t rip, uint32_t options)
 {
 	return (cpu->seg[SEG_CS].attr & (SEG_L | SEG_DB)) | options | cpu->ctx << 16 |
-	       (rip >> 63) << 18;
+	       (rip >> 63) << 18 | (cpu->cpl == 0) << 19;
 }
 static inline unsigned block_key_ctx(uint32_t key)
 {
 	return key >> 16 & 3;
+}
+static inline bool block_key_cpl0(uint32_t key)
+{
+	return key >> 19 & 1;
 }
 static inline bool block_key_upper(uint32_t key)
 {
