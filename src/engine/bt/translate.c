@@ -173,8 +173,7 @@ static bool clobbers_first(const struct tr *t)
 		const struct tr_insn *in = &t->in[n];
 
 		if ((g < t->ngroups && t->group[g].check_at == n) ||
-		    (t->vec_level && t->vec_at == n) ||
-		    (t->x87 && t->x87_at == n) || !in->emit)
+		    (t->vec_level && t->vec_at == n) || (t->x87 && t->x87_at == n) || !in->emit)
 			return true;
 		if (in->flag_reads || in->flag_touches)
 			return false;

@@ -60,7 +60,8 @@ static struct flow flow_of(const ZydisDecodedInstruction *zi, const ZydisDecoded
 	if (is_shift(zi->mnemonic))
 		w.undefined |= (FLAG_OF | FLAG_AF) & w.writes;
 	/* A count of zero changes nothing. */
-	if ((is_shift(zi->mnemonic) && !surely_shifts(zi, op)) || (zi->attributes & ZYDIS_ATTRIB_HAS_REP) ||
+	if ((is_shift(zi->mnemonic) && !surely_shifts(zi, op)) ||
+	    (zi->attributes & ZYDIS_ATTRIB_HAS_REP) ||
 	    (zi->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
 		w.writes = 0;
 	return w;
