@@ -41,6 +41,18 @@ static int value_stats(struct options *o, char *value)
 	return 0;
 }
 
+static int value_bt_log(struct options *o, char *value)
+{
+	o->bt_log = value;
+	return 0;
+}
+
+static int set_perf_map(struct options *o, char *value)
+{
+	o->perf_map = true;
+	return 0;
+}
+
 static int set_rng(struct options *o, char *value)
 {
 	o->vm.rng = true;
@@ -81,6 +93,8 @@ static const struct flag flags[] = {
 	{"--check", value_check, .has_value = true},
 	{"--serial", value_serial, .has_value = true},
 	{"--stats", value_stats, .has_value = true},
+	{"--bt-log", value_bt_log, .has_value = true},
+	{"--perf-map", set_perf_map, .has_value = false},
 	{"--test-device", set_test_device, .has_value = false},
 };
 

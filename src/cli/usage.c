@@ -22,6 +22,8 @@ static const char usage[] =
 	"  --engine NAME        what executes guest code: auto, interp, bt [auto]\n"
 	"  --check interp[:N]   hold translated code against the interpreter\n"
 	"  --serial stdio | file:FILE | pty      where the guest's ttyS0 goes [stdio]\n"
+	"  --bt-log FILE        write guest and host code of all that is translated\n"
+	"  --perf-map           name translated code for perf, in /tmp/perf-PID.map\n"
 	"  --stats FILE         write counters of every virtual CPU as JSON at the end\n"
 	"  --test-device        the test device of kvm-unit-tests\n"
 	"\n"

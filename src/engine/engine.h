@@ -5,6 +5,8 @@
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 
+#include <stdio.h>
+
 #include "smp/smp.h"
 
 enum vm_exit {
@@ -20,6 +22,8 @@ struct engine_config {
 	const char *option; /* what followed the engine's name and a colon, or NULL */
 	/* Hold each so-manieth piece of compiled code against the interpreter; 0: none. */
 	uint32_t check_every;
+	FILE *bt_log;	/* gets guest and host code of all that is compiled; or NULL */
+	FILE *perf_map; /* gets where compiled code lies, as perf reads it; or NULL */
 };
 
 struct engine_ops {

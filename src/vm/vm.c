@@ -177,6 +177,8 @@ int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 	clock_init_host(&vm->clk);
 	vm->engine = engine_find(cfg->engine, &vm->engine_cfg.option);
 	vm->engine_cfg.check_every = cfg->check_every;
+	vm->engine_cfg.bt_log = cfg->bt_log;
+	vm->engine_cfg.perf_map = cfg->perf_map;
 	if (!vm->engine) {
 		log_err("there is no engine \"%s\": use one of %s", cfg->engine, engine_names());
 		*host_error = false;

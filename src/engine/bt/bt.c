@@ -17,22 +17,19 @@
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
 
+/*
+ * Two mappings of the same memory: an anonymous shared one, which perf looks up in its map of symbols,
+ * and a copy that runs.
+ */
 static int map_code(struct bt *bt)
 {
-	int fd = memfd_create("bt-code", MFD_CLOEXEC), r = 0;
-
-	if (fd < 0 || ftruncate(fd, bt->size)) {
-		r = -errno;
-		goto out;
-	}
-	bt->rw = mmap(NULL, bt->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	bt->rx = mmap(NULL, bt->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (bt->rw == MAP_FAILED || bt->rx == MAP_FAILED)
-		r = -errno;
-out:
-	if (fd >= 0)
-		close(fd);
-	return r;
+	bt->rw = mmap(NULL, bt->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (bt->rw == MAP_FAILED)
+		return -errno;
+	bt->rx = mremap(bt->rw, 0, bt->size, MREMAP_MAYMOVE);
+	if (bt->rx == MAP_FAILED || mprotect(bt->rx, bt->size, PROT_READ | PROT_EXEC))
+		return -errno;
+	return 0;
 }
 
 static void init_emit(struct bt *bt)
@@ -58,8 +55,8 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->hot = cfg->hot;
 	bt->counted = cfg->counted;
 	bt->single = cfg->single;
-	if (getenv("NV_BT_LOG"))
-		bt->log = fopen(getenv("NV_BT_LOG"), "w");
+	bt->log = cfg->log;
+	bt->perf_map = cfg->perf_map;
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
 	host_isa_probe(&bt->isa);

@@ -2,8 +2,6 @@
 #ifndef ENGINE_BT_BT_INT_H
 #define ENGINE_BT_BT_INT_H
 
-#include <stdio.h>
-
 #include "src/engine/bt/bt.h"
 #include "src/engine/bt/emit.h"
 #include "src/x86/hostisa.h"
@@ -90,7 +88,7 @@ struct bt {
 	uint32_t hot;	       /* how often a block was interpreted that is worth following */
 	bool straddled;	       /* the last check that failed was of a group that crossed a page */
 	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
-	FILE *log;	       /* gets every unit's guest and host code; may be NULL */
+	FILE *log, *perf_map;  /* see struct bt_config */
 	uint32_t slice;	       /* instructions granted to this run */
 	bool single;	       /* compiled code returns after each unit of one block */
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */

@@ -256,6 +256,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 	b->unit = unit;
 	if (bt->log)
 		bt_dump_unit(bt->log, t, cold);
+	if (bt->perf_map)
+		bt_name_unit(bt->perf_map, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
 	return true;
 }

@@ -49,7 +49,9 @@ int interp_create(struct interp **out, struct cpu *cpu, const struct interp_conf
 		r = bt_create(&in->bt, &in->blocks,
 			      &(struct bt_config){.hot = in->translate_after / 2,
 						  .counted = !cfg->until_kicked,
-						  .single = cfg->check_every});
+						  .single = cfg->check_every,
+						  .log = cfg->bt_log,
+						  .perf_map = cfg->perf_map});
 		if (!r && cfg->check_every)
 			r = check_create(&in->check, cpu, cfg->check_every);
 		if (r) {

@@ -5,6 +5,8 @@
 #ifndef ENGINE_INTERP_INTERP_H
 #define ENGINE_INTERP_INTERP_H
 
+#include <stdio.h>
+
 #include "src/x86/cpu.h"
 
 struct interp;
@@ -38,6 +40,7 @@ struct interp_config {
 	 * unit.
 	 */
 	uint32_t check_every;
+	FILE *bt_log, *perf_map; /* see bt.h; or NULL */
 };
 
 /* With cfg->translate each thread that calls interp_run() first calls interp_enter_thread(). */

@@ -17,6 +17,8 @@ static int create(struct vcpu *v, bool translate, const struct engine_config *ec
 		.translate_after = ecfg->option ? strtoul(ecfg->option, NULL, 10) : 0,
 		.until_kicked = translate,
 		.check_every = ecfg->check_every,
+		.bt_log = ecfg->bt_log,
+		.perf_map = ecfg->perf_map,
 	};
 
 	return interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
