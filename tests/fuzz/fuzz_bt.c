@@ -194,7 +194,7 @@ static void put64(struct machine *m, gpa_t gpa, uint64_t v)
 	memcpy(m->ram + gpa, &v, 8);
 }
 
-/* Rights of the mapped pages differ; the upper half has everything, for the supervisor. */
+/* Rights of the mapped pages differ; the upper half has all, for the supervisor. */
 static void fill_tables(struct machine *m, struct rng *r)
 {
 	const uint64_t table = PTE_P | PTE_W | PTE_U;
@@ -214,10 +214,12 @@ static void fill_tables(struct machine *m, struct rng *r)
 			bits = PTE_P | PTE_U | (rng_chance(r, 50) ? PTE_W : 0);
 		put64(m, TABLES + 0x3000 + 8 * n, (uint64_t)n << PAGE_SHIFT | bits);
 	}
+	/* The tables themselves are mapped nowhere. */
 	for (unsigned n = 0; n < RAM_SIZE / PAGE_SIZE; n++)
-		put64(m, TABLES + 0x6000 + 8 * n,
-		      (uint64_t)n << PAGE_SHIFT | PTE_P | (n < MAPPED / PAGE_SIZE ? PTE_W : 0) |
-			      PTE_A | PTE_D);
+		if (n < MAPPED / PAGE_SIZE || n >= GDT / PAGE_SIZE)
+			put64(m, TABLES + 0x6000 + 8 * n,
+			      (uint64_t)n << PAGE_SHIFT | PTE_P | PTE_A |
+				      (n < MAPPED / PAGE_SIZE ? PTE_W | PTE_D : 0));
 }
 
 static void fill_gates(struct machine *m)
@@ -305,7 +307,7 @@ static void draw_state(struct machine *m, struct rng *r)
 
 /*
  * Code may change control registers, its tables' base among them, and from then on use tables that
- * it can store to. The checker does not follow a store to a table within one run.
+ * it can store to: what a TLB makes of that is not the checker's business.
  */
 static bool own_tables(const struct cpu *c)
 {
@@ -347,6 +349,7 @@ bool fuzz_case(const uint8_t *data, size_t size)
 		put64(m, n, n % 256 ? n * 0x9e3779b97f4a7c15ull >> (n >> 3) % 64 : 0);
 	memset(m->ram + CODE, 0x90, FUZZ_CODE);
 	memcpy(m->ram + CODE, data + FUZZ_HEADER, size);
+	memset(m->ram + TABLES, 0, GDT - TABLES);
 	fill_tables(m, &r);
 	fill_gates(m);
 	gmem_wrote(&m->gm, 0, RAM_SIZE);
