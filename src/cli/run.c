@@ -21,8 +21,8 @@ int cli_exit_status(const struct vm_result *res, int signal)
 }
 
 /*
- * Opened before the guest runs, so that its work is not lost to a mistyped path. 0 or -errno; NULL for
- * no path.
+ * Opened before the guest runs, so that its work is not lost to a mistyped path. 0 or -errno; NULL
+ * for no path.
  */
 static int open_output(const char *path, FILE **out)
 {

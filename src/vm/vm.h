@@ -40,7 +40,8 @@ struct vm_config {
 	const char *engine; /* "auto" or a name */
 	/* Hold each so-manieth piece of compiled code against the interpreter; 0: none. */
 	uint32_t check_every;
-	FILE *bt_log, *perf_map; /* see struct engine_config; the caller's, open until vm_destroy() */
+	FILE *bt_log,
+		*perf_map; /* see struct engine_config; the caller's, open until vm_destroy() */
 	enum vm_serial serial;
 	const char *serial_path; /* of VM_SERIAL_FILE */
 	bool test_device;

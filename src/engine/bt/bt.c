@@ -18,8 +18,8 @@
 #define SHADOW_BYTES KIB(192)
 
 /*
- * Two mappings of the same memory: an anonymous shared one, which perf looks up in its map of symbols,
- * and a copy that runs.
+ * Two mappings of the same memory: an anonymous shared one, which perf looks up in its map of
+ * symbols, and a copy that runs.
  */
 static int map_code(struct bt *bt)
 {

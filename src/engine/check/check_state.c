@@ -46,12 +46,9 @@ const struct check_field check_fields[] = {
 	FIELD(hwcr),
 	FIELD(syscfg),
 	FIELD(vec.ymm),
-	/*
-	 * Of the FXSAVE image what is live in it: not MXCSR, and nothing behind the x87 registers.
-	 * The data pointer is undefined after an instruction without a memory operand (SDM volume
-	 * 1, 8.1.8).
+	/* Of the FXSAVE image what is live in it: not MXCSR, and nothing behind the x87 registers.
 	 */
-	{"vec.fx", offsetof(struct cpu, vec.fx), 16},
+	{"vec.fx", offsetof(struct cpu, vec.fx), 24},
 	{"vec.fx.st", offsetof(struct cpu, vec.fx) + 32, 128},
 	FIELD(vec.mxcsr),
 	FIELD(nmi_blocked),
