@@ -26,8 +26,8 @@ static void futex_wake(uint32_t *word)
 void vcpu_request(struct vcpu *v, uint32_t bits)
 {
 	atomic_fetch_or_seq(&v->requests, bits);
-	/* Compiled code looks at this only; its owner resets it before it reads requests. */
-	atomic_store_relaxed(&v->cpu.bt.stack_limit, ~0ull);
+	/* Compiled code looks at this only; bt_unkick() resets it before it reads requests. */
+	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
 	/*
 	 * The bits are visible before sleeping is read; pairs with vcpu_block(), which sets
 	 * sleeping before it reads the bits. One of the two sees the other.
@@ -42,7 +42,7 @@ static void kick_shootdown(void *arg)
 	struct vcpu *v = arg;
 
 	atomic_fetch_or_seq(&v->requests, REQ_SHOOTDOWN);
-	atomic_store_relaxed(&v->cpu.bt.stack_limit, ~0ull);
+	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
 }
 
 void vcpu_block(struct vcpu *v, const struct shootdown_sink *sink)

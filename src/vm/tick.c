@@ -16,7 +16,7 @@ static void on_tick(int sig, siginfo_t *info, void *context)
 	struct vcpu *v = info->si_value.sival_ptr;
 
 	atomic_fetch_or_seq(&v->requests, REQ_TICK);
-	atomic_store_relaxed(&v->cpu.bt.stack_limit, ~0ull);
+	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
 }
 
 static int unblock(int sig)
