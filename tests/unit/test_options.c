@@ -101,6 +101,7 @@ static void test_joined_values(void **state)
 	assert_int_equal(RUN(&o, "--bt-log", "code", "--perf-map"), 0);
 	assert_string_equal(o.bt_log, "code");
 	assert_true(o.perf_map);
+	options_free(&o);
 	assert_int_equal(RUN(&o, "--check", "interp"), 0);
 	assert_int_equal(o.vm.check_every, 1);
 	options_free(&o);
