@@ -133,10 +133,7 @@ CODE(block, "mov (%rdi), %rax; add %rbx, %rax; mov %rax, 8(%rdi); setc 3(%rdi); 
 struct by_hand {
 	struct guest_cpu *g;
 	struct block_cache bc;
-	struct {
-		struct block_unit u;
-		const struct block *only;
-	} unit;
+	struct block_unit *unit;
 	struct block *block;
 	struct check *check;
 };
@@ -169,15 +166,18 @@ static void by_hand_init(struct by_hand *h, struct guest_cpu *g)
 	assert_int_equal(block_cache_init(&h->bc, g->cpu, 0, MIB(1)), 0);
 	g->cpu->rip = CODE_GPA;
 	h->block = block_find(&h->bc, CODE_GPA, 0);
-	h->unit.u.n = 1;
-	h->unit.only = h->block;
-	h->block->unit = &h->unit.u;
+	h->unit = malloc(sizeof(*h->unit) + sizeof(h->unit->block[0]));
+	assert_non_null(h->unit);
+	h->unit->n = 1;
+	h->unit->block[0] = h->block;
+	h->block->unit = h->unit;
 	assert_int_equal(check_create(&h->check, g->cpu, 1), 0);
 }
 
 static void by_hand_fini(struct by_hand *h)
 {
 	check_destroy(h->check);
+	free(h->unit);
 	block_cache_fini(&h->bc);
 }
 

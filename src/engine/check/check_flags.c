@@ -116,6 +116,13 @@ static bool vague(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_BSWAP: return zi->operand_width == 16;
 	/* Is the upper half zeroed of a register that is not written because it differs? */
 	case ZYDIS_MNEMONIC_CMPXCHG: return zi->operand_width == 32 && zi->raw.modrm.mod == 3;
+	/* These store the last x87 instruction's address. */
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64: return true;
 	default: return false;
 	}
 }
