@@ -50,6 +50,9 @@ static void set_pointers(struct cpu *c, const struct insn *i, const struct vec_f
 		fx_set64(v, FX_FDP, ea - c->seg[i->seg].base);
 }
 
+/* FOP, FIP and FDP: a stub leaves the host's there, or nothing. */
+#define POINTERS_LEN (FX_MXCSR - FX_FOP)
+
 /* A store is not done, and leaves memory alone, if it raised one of these unmasked. */
 static bool store_suppressed(const struct vec_state *v)
 {
@@ -77,12 +80,14 @@ void vec_x87_exec(struct cpu *c, const struct insn *i)
 {
 	const struct vec_op *op = insn_op(i);
 	const struct vec_form *f = &op->form;
+	uint8_t pointers[POINTERS_LEN];
 	void *mem = c->vec_buf;
 	uint64_t flags;
 	gva_t ea = 0;
 
 	begin(c, i);
 	wait_pending(c);
+	memcpy(pointers, c->vec.fx + FX_FOP, sizeof(pointers));
 	if (f->mem_len) {
 		ea = insn_ea(c, i, f->mem_len, f->mem_write);
 		if (f->mem_write)
@@ -97,6 +102,7 @@ void vec_x87_exec(struct cpu *c, const struct insn *i)
 		if (f->mem_write && store_suppressed(&c->vec))
 			mem = NULL;
 	}
+	memcpy(c->vec.fx + FX_FOP, pointers, sizeof(pointers));
 	set_pointers(c, i, f, ea);
 	if (f->mem_write && mem)
 		mem_write(c, ea, c->vec_buf, f->mem_len);

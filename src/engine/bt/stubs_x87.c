@@ -51,7 +51,7 @@ static void emit_load(struct bt *bt)
 	e_code(e, 0x48, 0x25), e32(e, -(uint32_t)PAGE_SIZE); /* and rax, imm32 */
 	e_store(e, H_RAX, CPU_OFF(bt.x87_page));
 	e_code(e, 0x65, 0x0f, 0xb7, 0x04, 0x25), e32(e, FX_OFF(FX_FOP)); /* movzx eax, word */
-	e_code(e, 0xc1, 0xe0, PAGE_SHIFT);				  /* shl eax, imm8 */
+	e_code(e, 0xc1, 0xe0, PAGE_SHIFT);				 /* shl eax, imm8 */
 	e_gs(e, false, 0x09, H_RAX, CPU_OFF(bt.x87_ip));
 	e_load(e, H_RAX, FX_OFF(FX_FDP));
 	e_store(e, H_RAX, CPU_OFF(bt.x87_fdp));

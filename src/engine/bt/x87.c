@@ -1,7 +1,8 @@
 /*
  * x87 and MMX: the host's own instructions on the guest's registers, which are in the host's while
- * cpu->bt.x87_live is set. As with vector registers (vector.c) that is asked once in a unit. They are
- * loaded only while the guest masks all exceptions, so an instruction raises none, on the host neither.
+ * cpu->bt.x87_live is set. As with vector registers (vector.c) that is asked once in a unit. They
+ * are loaded only while the guest masks all exceptions, so an instruction raises none, on the host
+ * neither.
  *
  * The host's pointers to the last instruction and its operand would be those of host code. The
  * guest's are kept in struct cpu, where something that reads them may come before they change
@@ -87,7 +88,7 @@ static void emit_load_control(struct tr *t, struct tr_insn *in)
 	e_code(e, 0x44 | e_rex_mem(&hm), 0x0f, 0xb7); /* movzx r10d, word [mem] */
 	e_modrm(e, SCRATCH0, &hm);
 	e_store16(e, SCRATCH0, CPU_OFF(bt.x87_cw));
-	e_code(e, 0x41, 0xf7, 0xd2);		       /* not r10d */
+	e_code(e, 0x41, 0xf7, 0xd2);		     /* not r10d */
 	e_code(e, 0x41, 0xf6, 0xc2, X87_EXCEPTIONS); /* test r10b, imm8 */
 	t->slow[t->nslow++] = (struct tr_slow){
 		.kind = SLOW_REST, .from = e_jcc(e, CC_NE), .at = in, .mem = t->flags_mem};
@@ -170,8 +171,7 @@ static bool is_mmx(const struct tr_insn *in)
 
 static bool is_x87(const struct tr_insn *in)
 {
-	return in->zi.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
-	       in->zi.mnemonic == ZYDIS_MNEMONIC_FISTTP;
+	return in->zi.meta.isa_ext == ZYDIS_ISA_EXT_X87 || in->zi.mnemonic == ZYDIS_MNEMONIC_FISTTP;
 }
 
 /* As vec_encode_x87() has it: these leave the pointers alone. */
@@ -190,9 +190,7 @@ static void choose(struct tr_insn *in)
 	case ZYDIS_MNEMONIC_FDECSTP:
 	case ZYDIS_MNEMONIC_FFREE:
 	case ZYDIS_MNEMONIC_FFREEP: in->emit = tr_rewrite; return;
-	default:
-		in->emit = emit_data;
-		in->x87_data = true;
+	default: in->emit = emit_data; in->x87_data = true;
 	}
 }
 
