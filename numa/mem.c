@@ -7,8 +7,8 @@
 #define HUGE_PAGE MIB(2)
 
 /*
- * Private memory, not a file's: there hosts give huge pages to who asks for them, and without them a
- * guest's access pays for a walk of the host's tables beside its own.
+ * Private memory, not a file's: there hosts give huge pages to who asks for them, and without them
+ * a guest's access pays for a walk of the host's tables beside its own.
  */
 int numa_mem_create(struct numa_mem *mem, uint64_t size)
 {

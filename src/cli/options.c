@@ -41,6 +41,18 @@ static int value_stats(struct options *o, char *value)
 	return 0;
 }
 
+static int value_bt_log(struct options *o, char *value)
+{
+	o->bt_log = value;
+	return 0;
+}
+
+static int set_perf_map(struct options *o, char *value)
+{
+	o->perf_map = true;
+	return 0;
+}
+
 static int set_rng(struct options *o, char *value)
 {
 	o->vm.rng = true;
@@ -78,8 +90,11 @@ static const struct flag flags[] = {
 	{"--net", value_net, .has_value = true},
 	{"--rng", set_rng, .has_value = false},
 	{"--engine", value_engine, .has_value = true},
+	{"--check", value_check, .has_value = true},
 	{"--serial", value_serial, .has_value = true},
 	{"--stats", value_stats, .has_value = true},
+	{"--bt-log", value_bt_log, .has_value = true},
+	{"--perf-map", set_perf_map, .has_value = false},
 	{"--test-device", set_test_device, .has_value = false},
 };
 
@@ -117,6 +132,16 @@ static int parse_flag(struct options *o, const struct flag *f, const char *value
 	return f->parse(o, copy_text(o, value));
 }
 
+/* What --check asks for is there only for one CPU, and code that is compiled. */
+static int can_be_checked(struct options *o)
+{
+	if (o->vm.sockets * o->vm.cores * o->vm.threads != 1)
+		return options_fail(o, "--check needs a guest with one CPU");
+	if (!strncmp(o->vm.engine, "interp", 6))
+		return options_fail(o, "--check needs --engine bt");
+	return 0;
+}
+
 static int parse_run(struct options *o, int argc, char *const argv[])
 {
 	uint32_t seen = 0;
@@ -148,6 +173,8 @@ static int parse_run(struct options *o, int argc, char *const argv[])
 	}
 	if (!o->vm.kernel)
 		return options_fail(o, "--kernel FILE is missing; see numavisor --help");
+	if (o->vm.check_every)
+		return can_be_checked(o);
 	return 0;
 }
 

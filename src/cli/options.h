@@ -16,9 +16,11 @@ enum cli_command { CLI_RUN, CLI_TOPOLOGY, CLI_HELP, CLI_VERSION };
 struct options {
 	enum cli_command command;
 	struct vm_config vm; /* its strings point into text, or are literals */
-	const char *stats;   /* file to write counters to, or NULL */
-	char error[1024];    /* one line without newline, set when parsing fails */
-	char *text;	     /* owned copies of the arguments */
+	const char *bt_log;  /* path, or NULL */
+	bool perf_map;
+	const char *stats; /* file to write counters to, or NULL */
+	char error[1024];  /* one line without newline, set when parsing fails */
+	char *text;	   /* owned copies of the arguments */
 	size_t used;
 };
 

@@ -1,6 +1,8 @@
 #include "src/cli/run.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "src/base/log.h"
 #include "src/cli/check.h"
@@ -18,20 +20,40 @@ int cli_exit_status(const struct vm_result *res, int signal)
 	return CLI_EXIT_HOST;
 }
 
-/* Opened before the guest runs, so that its work is not lost to a mistyped path. 0 or -errno. */
-static int open_stats(struct options *o, FILE **out)
+/*
+ * Opened before the guest runs, so that its work is not lost to a mistyped path. 0 or -errno; NULL
+ * for no path.
+ */
+static int open_output(const char *path, FILE **out)
 {
 	int r;
 
 	*out = NULL;
-	if (!o->stats)
+	if (!path)
 		return 0;
-	*out = fopen(o->stats, "we");
+	*out = fopen(path, "we");
 	if (*out)
 		return 0;
 	r = -errno;
-	log_err("cannot open '%s' for writing: %s", o->stats, strerror(-r));
+	log_err("cannot open '%s' for writing: %s", path, strerror(-r));
 	return r;
+}
+
+static int open_code_logs(struct options *o)
+{
+	char map[64];
+
+	snprintf(map, sizeof(map), "/tmp/perf-%d.map", getpid());
+	return open_output(o->bt_log, &o->vm.bt_log) ||
+	       open_output(o->perf_map ? map : NULL, &o->vm.perf_map);
+}
+
+static void close_code_logs(struct options *o)
+{
+	if (o->vm.bt_log)
+		fclose(o->vm.bt_log);
+	if (o->vm.perf_map)
+		fclose(o->vm.perf_map);
 }
 
 static int write_stats(struct options *o, const struct vm *vm, FILE *out)
@@ -70,7 +92,7 @@ static int with_console(struct options *o, struct console *con)
 
 	if (vm_create(&vm, &o->vm, &host_error))
 		return host_error ? CLI_EXIT_HOST : CLI_EXIT_USAGE;
-	if (open_stats(o, &stats))
+	if (open_output(o->stats, &stats))
 		status = CLI_EXIT_USAGE;
 	else
 		status = run_guest(o, vm, con, stats);
@@ -91,7 +113,8 @@ int cli_run(struct options *o)
 		log_err("out of memory");
 		return CLI_EXIT_HOST;
 	}
-	status = with_console(o, con);
+	status = open_code_logs(o) ? CLI_EXIT_USAGE : with_console(o, con);
 	console_close(con);
+	close_code_logs(o);
 	return status;
 }

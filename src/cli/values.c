@@ -227,6 +227,20 @@ int value_engine(struct options *o, char *value)
 	return 0;
 }
 
+int value_check(struct options *o, char *value)
+{
+	char *every = value;
+	char *kind = strsep(&every, ":");
+	uint64_t n = 1;
+
+	if (strcmp(kind, "interp"))
+		return options_fail(o, "--check: '%s' is not interp or interp:N", kind);
+	if (every && (!parse_number(every, every + strlen(every), &n) || !n || n > UINT32_MAX))
+		return options_fail(o, "--check interp:%s: not a number from 1 on", every);
+	o->vm.check_every = n;
+	return 0;
+}
+
 int value_serial(struct options *o, char *value)
 {
 	if (!strcmp(value, "stdio")) {

@@ -12,6 +12,7 @@ int value_memory(struct options *o, char *value);
 int value_disk(struct options *o, char *value);
 int value_net(struct options *o, char *value);
 int value_engine(struct options *o, char *value);
+int value_check(struct options *o, char *value);
 int value_serial(struct options *o, char *value);
 
 /* Sets o->error and returns -EINVAL. */

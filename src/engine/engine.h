@@ -5,6 +5,8 @@
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 
+#include <stdio.h>
+
 #include "smp/smp.h"
 
 enum vm_exit {
@@ -13,12 +15,20 @@ enum vm_exit {
 	VM_EXIT_PAUSE,	   /* PAUSE was executed */
 	VM_EXIT_HALT,
 	VM_EXIT_SHUTDOWN, /* triple fault */
+	VM_EXIT_DIFFERS,  /* the engine did something wrong (engine_config.check_every) */
+};
+
+struct engine_config {
+	const char *option; /* what followed the engine's name and a colon, or NULL */
+	/* Hold each so-manieth piece of compiled code against the interpreter; 0: none. */
+	uint32_t check_every;
+	FILE *bt_log;	/* gets guest and host code of all that is compiled; or NULL */
+	FILE *perf_map; /* gets where compiled code lies, as perf reads it; or NULL */
 };
 
 struct engine_ops {
 	const char *name;
-	/* option: what followed the engine's name and a colon, or NULL. */
-	int (*vcpu_init)(struct vcpu *v, const char *option);
+	int (*vcpu_init)(struct vcpu *v, const struct engine_config *cfg);
 	void (*vcpu_fini)(struct vcpu *v);
 	/* Once on the VCPU's thread, before run. */
 	void (*thread_start)(struct vcpu *v);

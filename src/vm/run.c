@@ -131,6 +131,7 @@ static void run_loop(struct run *run)
 			v->mp_state = VCPU_HALTED;
 			break;
 		case VM_EXIT_SHUTDOWN: triple_fault(run); return;
+		case VM_EXIT_DIFFERS: vm_end_with(run->vm, VM_END_HOST_ERROR, 0); return;
 		}
 	}
 }

@@ -136,7 +136,7 @@ static int create_smp(struct vm *vm)
 	int r = smp_create(&vm->smp, &cfg);
 
 	for (unsigned n = 0; !r && n < vm->smp->n; n++)
-		r = vm->engine->vcpu_init(vm->smp->vcpu[n], vm->engine_option);
+		r = vm->engine->vcpu_init(vm->smp->vcpu[n], &vm->engine_cfg);
 	return r;
 }
 
@@ -175,7 +175,10 @@ int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 	vm->control.fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	clock_init_host(&vm->clk);
-	vm->engine = engine_find(cfg->engine, &vm->engine_option);
+	vm->engine = engine_find(cfg->engine, &vm->engine_cfg.option);
+	vm->engine_cfg.check_every = cfg->check_every;
+	vm->engine_cfg.bt_log = cfg->bt_log;
+	vm->engine_cfg.perf_map = cfg->perf_map;
 	if (!vm->engine) {
 		log_err("there is no engine \"%s\": use one of %s", cfg->engine, engine_names());
 		*host_error = false;

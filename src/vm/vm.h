@@ -38,6 +38,10 @@ struct vm_config {
 	unsigned nhostfwd;
 	bool rng;
 	const char *engine; /* "auto" or a name */
+	/* Hold each so-manieth piece of compiled code against the interpreter; 0: none. */
+	uint32_t check_every;
+	FILE *bt_log,
+		*perf_map; /* see struct engine_config; the caller's, open until vm_destroy() */
 	enum vm_serial serial;
 	const char *serial_path; /* of VM_SERIAL_FILE */
 	bool test_device;
@@ -51,7 +55,7 @@ enum vm_end {
 	VM_END_DEBUG_EXIT, /* value written to isa-debug-exit in vm_result.value */
 	VM_END_CRASHED,	   /* triple fault or pvpanic; a register dump was logged */
 	VM_END_STOPPED,	   /* vm_stop() */
-	VM_END_HOST_ERROR,
+	VM_END_HOST_ERROR, /* also: the translator was found to be wrong */
 };
 
 struct vm_result {

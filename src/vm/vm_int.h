@@ -44,7 +44,7 @@ struct isa_line {
 struct vm {
 	struct vm_config cfg;
 	const struct engine_ops *engine;
-	const char *engine_option;
+	struct engine_config engine_cfg;
 	struct clock clk;
 	struct gmem gmem;
 	struct numa_mem mem[VM_MAX_NODES];

@@ -169,17 +169,19 @@ struct cpu {
 		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */
 		uint64_t stack_limit;
 		uint64_t addend[CPU_BT_ADDENDS]; /* of accesses that were checked */
-		const void *check;		 /* struct bt_check that failed */
+		const void *go_on;   /* where to go on in compiled code after C code, or NULL */
+		const void *check;   /* struct bt_check that failed */
 		uint32_t vec_level;  /* BT_VEC_*: what of vec is in the host's registers */
 		uint32_t vec_was;    /* what was, before it was saved */
 		uint32_t host_mxcsr; /* the monitor's own */
-		uint32_t x87_live;   /* vec's x87 state is in the host's registers, but for pointers: */
-		uint32_t x87_was;    /* was, before it was saved */
-		uint32_t x87_ip;     /* FOP << 12 | the last instruction's offset in its page */
-		uint64_t x87_page;   /* ... and the page */
-		uint64_t x87_fdp;    /* offset of the last memory operand in its segment */
-		uint16_t x87_cw;     /* operand of an FLDCW */
-		uint64_t page;	/* linear address of the page the running block starts in */
+		uint32_t x87_live; /* vec's x87 state is in the host's registers, but for pointers:
+				    */
+		uint32_t x87_was;  /* was, before it was saved */
+		uint32_t x87_ip;   /* FOP << 12 | the last instruction's offset in its page */
+		uint64_t x87_page; /* ... and the page */
+		uint64_t x87_fdp;  /* offset of the last memory operand in its segment */
+		uint16_t x87_cw;   /* operand of an FLDCW */
+		uint64_t page;	   /* linear address of the page the running block starts in */
 		uint64_t key;	/* of the jump cache, for the half of addresses that code lies in */
 		uint64_t salt;	/* of the jump cache's index, for the same half */
 		void *jump;	/* the jump cache */
@@ -195,7 +197,8 @@ struct cpu {
 	struct gmem *gmem;
 	struct stats *stats;
 	struct vec_cache *vec_cache;
-	gpa_t rmw_gpa[2]; /* of both pages of the operand of mem_rmw_ptr() */
+	struct mem_overlay *overlay; /* not NULL: memory is only looked at (mem_overlay.h) */
+	gpa_t rmw_gpa[2];	     /* of both pages of the operand of mem_rmw_ptr() */
 	uint8_t vec_buf[64]
 		__attribute__((aligned(64))); /* memory operand of a vector instruction */
 	struct tlb tlb;

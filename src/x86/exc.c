@@ -167,6 +167,7 @@ static void deliver_protected(struct cpu *cpu, uint8_t vector, uint64_t rip, uin
 		stack_from_tss(cpu, cpl, g.ist, &st);
 	else
 		stack_current(cpu, &st);
+	st.ordinary = cpl == 3;
 	if (lm) {
 		st.mask = ~0ull;
 		st.sp &= ~15ull;

@@ -4,6 +4,7 @@
 #include "src/base/atomic.h"
 #include "src/x86/debug.h"
 #include "src/x86/mem_int.h"
+#include "src/x86/mem_overlay.h"
 
 /* A memory operand based on RSP or RBP: its segment is SS, even where segments have no base. */
 static bool stack_operand(const struct insn *i)
@@ -71,7 +72,7 @@ static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, g
 	if (!page)
 		return NULL;
 	mem_tlb_fill(cpu, gva, &res, page, gmem_code_word(cpu->gmem, res.gpa >> PAGE_SHIFT), &fill);
-	if (ctx != TLB_ALIGN && likely(gva_canonical(gva)))
+	if (ctx != TLB_ALIGN && likely(gva_canonical(gva) && !cpu->overlay))
 		tlb_insert(&cpu->tlb, ctx, &fill);
 	if (write && (page & NPT_READONLY))
 		return NULL;
@@ -150,6 +151,16 @@ static void copy_out(void *p, const void *buf, unsigned len)
 	}
 }
 
+static void read_piece(struct cpu *cpu, gpa_t gpa, const void *p, void *buf, unsigned len)
+{
+	if (unlikely(!p))
+		mmio(cpu, gpa, buf, len, false);
+	else if (unlikely(cpu->overlay))
+		overlay_load(cpu->overlay, gpa, p, buf, len);
+	else
+		copy_in(buf, p, len);
+}
+
 static void read_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, void *buf, unsigned len)
 {
 	unsigned first = MIN(len, PAGE_SIZE - (gva & ~PAGE_MASK));
@@ -161,21 +172,24 @@ static void read_ctx(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, void *buf, un
 	p[0] = resolve(cpu, ctx, gva, false, &gpa[0]);
 	if (unlikely(first < len))
 		p[1] = resolve(cpu, ctx, gva + first, false, &gpa[1]);
-	if (likely(p[0]))
-		copy_in(buf, p[0], first);
-	else
-		mmio(cpu, gpa[0], buf, first, false);
-	if (likely(first == len))
-		return;
-	if (p[1])
-		copy_in((char *)buf + first, p[1], len - first);
-	else
-		mmio(cpu, gpa[1], (char *)buf + first, len - first, false);
+	read_piece(cpu, gpa[0], p[0], buf, first);
+	if (unlikely(first < len))
+		read_piece(cpu, gpa[1], p[1], (char *)buf + first, len - first);
+}
+
+/* As copy_out() and wrote(), but nobody else notices. */
+static void pretend(struct cpu *cpu, gpa_t gpa, const void *p, const void *buf, unsigned len)
+{
+	overlay_store(cpu->overlay, gpa, p, buf, len);
+	if (code_word_state(gmem_code_word(cpu->gmem, gpa >> PAGE_SHIFT)) != CODE_NONE)
+		cpu->event |= CPU_EVENT_YIELD;
 }
 
 static void write_piece(struct cpu *cpu, gpa_t gpa, void *p, const void *buf, unsigned len)
 {
-	if (likely(p)) {
+	if (unlikely(p && cpu->overlay)) {
+		pretend(cpu, gpa, p, buf, len);
+	} else if (likely(p)) {
 		copy_out(p, buf, len);
 		wrote(cpu, gpa);
 	} else if (!gmem_translate(cpu->gmem, gpa >> PAGE_SHIFT)) {
@@ -272,6 +286,11 @@ void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)
 	debug_data_access(cpu, gva, len, true);
 	check_crossing(cpu, gva + len - 1);
 	p = resolve(cpu, mem_ctx(cpu), gva, true, &gpa[0]);
+	if (unlikely(cpu->overlay)) {
+		if (second != (gva & PAGE_MASK))
+			resolve(cpu, mem_ctx(cpu), second, true, &gpa[1]);
+		return NULL;
+	}
 	if (likely(second == (gva & PAGE_MASK)))
 		return p;
 	/* Two pages that are neighbours in the host, too, can be locked together. */

@@ -20,7 +20,7 @@ void mem_walk_regs(struct cpu *cpu, struct walk_regs *r)
 		    (cpu->cr4 >> 18 & (WALK_SMEP | WALK_SMAP));
 	r->cr3 = cpu->cr3;
 	r->pdpte = cpu->pdpte;
-	r->psc = &cpu->tlb.psc;
+	r->psc = likely(!cpu->overlay) ? &cpu->tlb.psc : NULL;
 	r->pse = cpu->cr4 & CR4_PSE;
 	if (!(cpu->cr0 & CR0_PG))
 		r->mode = PAGING_OFF;

@@ -173,7 +173,7 @@ void stack_current(struct cpu *cpu, struct stack *st)
 		.ss = cpu->seg[SEG_SS],
 		.sp = cpu->gpr[RSP],
 		.mask = stack_mask(cpu, cpu_code64(cpu), &cpu->seg[SEG_SS]),
-		.user = cpu->cpl == 3,
+		.ordinary = true,
 	};
 }
 
@@ -200,7 +200,7 @@ void stack_push(struct stack *st, uint64_t value, unsigned size)
 {
 	gva_t gva = stack_linear(st, st->sp - size, size);
 
-	if (st->user)
+	if (st->ordinary)
 		mem_write(st->cpu, gva, &value, size);
 	else
 		mem_sys_write(st->cpu, gva, value, size);
@@ -212,7 +212,7 @@ uint64_t stack_pop(struct stack *st, unsigned size)
 	gva_t gva = stack_linear(st, st->sp, size);
 	uint64_t value = 0;
 
-	if (st->user)
+	if (st->ordinary)
 		mem_read(st->cpu, gva, &value, size);
 	else
 		value = mem_sys_read(st->cpu, gva, size);
@@ -244,7 +244,7 @@ void stack_from_tss(struct cpu *cpu, unsigned cpl, unsigned ist, struct stack *s
 	const struct seg *tr = &cpu->seg[SEG_TR];
 	unsigned off;
 
-	*st = (struct stack){.cpu = cpu, .user = cpl == 3};
+	*st = (struct stack){.cpu = cpu, .ordinary = cpl == 3};
 	if (cpu_long_mode(cpu)) {
 		off = ist ? 0x24 + 8 * (ist - 1) : 4 + 8 * cpl;
 		if (off + 7 > tr->limit)

@@ -57,9 +57,10 @@ struct stack {
 	struct seg ss;
 	uint64_t sp;
 	uint64_t mask;
-	bool user;	/* accessed with the rights of CPL 3 */
+	bool ordinary;	/* accessed as an operand is; else as the supervisor, whatever AC says */
 	uint16_t fault; /* selector in the error code of #SS */
 };
+/* As instructions use it: ordinary. */
 void stack_current(struct cpu *cpu, struct stack *st);
 void stack_push(struct stack *st, uint64_t value, unsigned size);
 uint64_t stack_pop(struct stack *st, unsigned size);

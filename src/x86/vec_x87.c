@@ -38,10 +38,26 @@ static void wait_pending(struct cpu *c)
 
 /* --- data instructions --------------------------------------------------------------------- */
 
-static void set_pointers(struct cpu *c, const struct insn *i, const struct vec_form *f, gva_t ea)
+/* FOP, FIP and FDP, as they lie in the FXSAVE image. */
+struct pointers {
+	uint8_t b[FX_MXCSR - FX_FOP];
+};
+
+static struct pointers get_pointers(const struct vec_state *v)
+{
+	struct pointers p;
+
+	memcpy(p.b, v->fx + FX_FOP, sizeof(p.b));
+	return p;
+}
+
+/* After the stub, whose own are of no use; old: what they were before. */
+static void set_pointers(struct cpu *c, const struct insn *i, const struct vec_form *f, gva_t ea,
+			 const struct pointers *old)
 {
 	struct vec_state *v = &c->vec;
 
+	memcpy(v->fx + FX_FOP, old->b, sizeof(old->b));
 	if (f->x87_control)
 		return;
 	fx_set16(v, FX_FOP, i->dst << 8 | i->aux);
@@ -49,9 +65,6 @@ static void set_pointers(struct cpu *c, const struct insn *i, const struct vec_f
 	if (f->mem_len)
 		fx_set64(v, FX_FDP, ea - c->seg[i->seg].base);
 }
-
-/* FOP, FIP and FDP: a stub leaves the host's there, or nothing. */
-#define POINTERS_LEN (FX_MXCSR - FX_FOP)
 
 /* A store is not done, and leaves memory alone, if it raised one of these unmasked. */
 static bool store_suppressed(const struct vec_state *v)
@@ -80,14 +93,13 @@ void vec_x87_exec(struct cpu *c, const struct insn *i)
 {
 	const struct vec_op *op = insn_op(i);
 	const struct vec_form *f = &op->form;
-	uint8_t pointers[POINTERS_LEN];
+	const struct pointers old = get_pointers(&c->vec);
 	void *mem = c->vec_buf;
 	uint64_t flags;
 	gva_t ea = 0;
 
 	begin(c, i);
 	wait_pending(c);
-	memcpy(pointers, c->vec.fx + FX_FOP, sizeof(pointers));
 	if (f->mem_len) {
 		ea = insn_ea(c, i, f->mem_len, f->mem_write);
 		if (f->mem_write)
@@ -102,8 +114,7 @@ void vec_x87_exec(struct cpu *c, const struct insn *i)
 		if (f->mem_write && store_suppressed(&c->vec))
 			mem = NULL;
 	}
-	memcpy(c->vec.fx + FX_FOP, pointers, sizeof(pointers));
-	set_pointers(c, i, f, ea);
+	set_pointers(c, i, f, ea, &old);
 	if (f->mem_write && mem)
 		mem_write(c, ea, c->vec_buf, f->mem_len);
 	if (f->flags_write)

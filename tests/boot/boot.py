@@ -43,12 +43,13 @@ class Env:
     def path(self, name):
         return os.path.join(self.tmp, name)
 
-    def guest(self, *args, do="", append="", cpus="1", memory="512M", terminal=False):
+    def guest(self, *args, do="", append="", cpus="1", memory="512M", terminal=False,
+              engine=ENGINE):
         words = f"console=ttyS0 panic=-1 nv.do={do} {append}".strip()
         log = os.path.join(self.out, f"{self.name}.log")
         guest = Guest(self.numavisor,
                       ["run", "--kernel", self.kernel, "--initrd", self.initrd, "--append", words,
-                       "--cpus", cpus, "--memory", memory, "--engine", ENGINE, *args],
+                       "--cpus", cpus, "--memory", memory, "--engine", engine, *args],
                       log, terminal)
         self.guests.append(guest)
         return guest
@@ -172,6 +173,21 @@ def start(env):
     expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
     guest.check_quiet()
     expect("bytes of entropy", guest.one("rng-bytes"), "64")
+
+
+def lockstep(env):
+    """To userspace and down again, with translated code held against the interpreter."""
+    guest = env.guest("--rng", "--check", "interp:4", "--stats", env.path("stats"), do="rng",
+                      engine="bt")
+    expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
+    guest.check_quiet()
+    expect("bytes of entropy", guest.one("rng-bytes"), "64")
+    with open(env.path("stats")) as f:
+        total = json.load(f)["total"]
+    checked, unchecked = total["blocks_checked"], total["blocks_unchecked"]
+    print(f"   {checked} runs of translated code compared, {unchecked} could not be")
+    if checked < 1000000 or unchecked > checked / 50:
+        raise Failed(f"{checked} runs compared, {unchecked} not")
 
 
 def boot_1(env):
@@ -353,7 +369,7 @@ def serial_pty(env):
     expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
 
 
-CHECKS = [start, boot_1, boot_2, boot_4, boot_8, boot_64, clock, reboot, power_button, second_signal, triple_fault,
+CHECKS = [start, lockstep, boot_1, boot_2, boot_4, boot_8, boot_64, clock, reboot, power_button, second_signal, triple_fault,
           panic, debug_exit, terminal, terminal_fault, terminal_interrupt, serial_file, serial_pty]
 
 

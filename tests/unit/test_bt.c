@@ -83,13 +83,80 @@ static void test_jump_to_nowhere(void **state)
 	assert_true(g->stats.blocks_compiled > 0);
 }
 
+/* mov $0x1234567, %r11d behind a REX that the second one makes void; then UD2. */
+CODE(two_rex, ".byte 0x4b, 0x41, 0xbb; .long 0x1234567; ud2")
+
+static void test_two_rex(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	guest_cpu_load(g, CODE_GPA, two_rex);
+	for (unsigned n = 0; n < 4; n++) {
+		c->rip = CODE_GPA;
+		c->gpr[R11] = c->gpr[RBX] = ~0ull;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(c->gpr[R11], 0x1234567);
+		assert_int_equal(c->gpr[RBX], ~0ull);
+		c->exc_pending = false;
+		c->event = 0;
+	}
+	assert_true(g->stats.blocks_compiled > 0);
+}
+
+/* LZCNT and JKZD with a VEX prefix: the decoder knows them, processors do not. */
+CODE(vex_lzcnt, "inc %ebx; .byte 0xc4, 0x41, 0x7a, 0xbd, 0xea; inc %ebx")
+CODE(vex_branch, "inc %ebx; .byte 0xc4, 0xe1, 0x78, 0x84, 0, 0, 0, 0; inc %ebx")
+
+static void test_foreign_vex(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	guest_cpu_load(g, CODE_GPA, vex_lzcnt);
+	guest_cpu_load(g, CODE_GPA + 0x100, vex_branch);
+	for (unsigned n = 0; n < 8; n++) {
+		c->rip = CODE_GPA + (n & 1) * 0x100;
+		c->gpr[RBX] = 0;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(c->exc.vector, EXC_UD);
+		assert_int_equal(c->gpr[RBX], 1);
+		c->exc_pending = false;
+		c->event = 0;
+	}
+	assert_true(g->stats.blocks_compiled > 0);
+}
+
+CODE(smap_push, "mov $0x20000, %edi; mov $0x29000, %esp; push (%rdi); pop 8(%rdi); pushw $1; hlt")
+
+/* With AC set the supervisor's stack may be the user's pages, whichever form pushes. */
+static void test_smap_stack(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	guest_cpu_load(g, CODE_GPA, smap_push);
+	memcpy(g->ram + DATA_GPA, "operand", 8);
+	c->cr4 |= CR4_SMAP;
+	c->rflags |= FLAG_AC;
+	tlb_flush_all(&c->tlb);
+	cpu_update_ctx(c);
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+	assert_string_equal((char *)g->ram + DATA_GPA + 8, "operand");
+	c->rip = CODE_GPA;
+	c->rflags &= ~FLAG_AC;
+	cpu_update_ctx(c);
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+	assert_int_equal(c->exc.vector, EXC_PF);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sysret_to_nowhere),
-		TEST(test_jump_to_nowhere),
+		TEST(test_sysret_to_nowhere), TEST(test_jump_to_nowhere), TEST(test_two_rex),
+		TEST(test_foreign_vex),	      TEST(test_smap_stack),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

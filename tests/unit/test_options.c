@@ -50,6 +50,7 @@ static void test_defaults(void **state)
 	assert_int_equal(o.vm.net, VM_NET_NONE);
 	assert_string_equal(o.vm.engine, "auto");
 	assert_int_equal(o.vm.serial, VM_SERIAL_STDIO);
+	assert_int_equal(o.vm.check_every, 0);
 	assert_null(o.stats);
 	options_free(&o);
 }
@@ -96,6 +97,15 @@ static void test_joined_values(void **state)
 	assert_string_equal(o.vm.append, "--x=y");
 	assert_int_equal(o.vm.net, VM_NET_TAP);
 	assert_string_equal(o.vm.tap, "t0");
+	options_free(&o);
+	assert_int_equal(RUN(&o, "--bt-log", "code", "--perf-map"), 0);
+	assert_string_equal(o.bt_log, "code");
+	assert_true(o.perf_map);
+	assert_int_equal(RUN(&o, "--check", "interp"), 0);
+	assert_int_equal(o.vm.check_every, 1);
+	options_free(&o);
+	assert_int_equal(RUN(&o, "--check=interp:17", "--engine=bt:2"), 0);
+	assert_int_equal(o.vm.check_every, 17);
 	options_free(&o);
 	assert_int_equal(RUN(&o, "--append", ""), 0);
 	assert_string_equal(o.vm.append, "");
@@ -239,6 +249,12 @@ static void test_other_refusals(void **state)
 	assert_refused("--kernel is given twice", "--kernel", "b");
 	assert_refused("--rng is given twice", "--rng", "--rng");
 	assert_refused("--engine qemu", "--engine", "qemu");
+	assert_refused("'bt' is not interp", "--check", "bt");
+	assert_refused("--check interp:", "--check", "interp:");
+	assert_refused("--check interp:0", "--check", "interp:0");
+	assert_refused("--check interp:4294967296", "--check", "interp:4294967296");
+	assert_refused("--check needs a guest with one CPU", "--check", "interp", "--cpus", "2");
+	assert_refused("--check needs --engine bt", "--check", "interp", "--engine", "interp");
 	assert_refused("--serial file:", "--serial", "file:");
 	assert_refused("--serial tcp", "--serial", "tcp");
 }

@@ -286,7 +286,7 @@ static void test_protect_gfn(void **state)
 }
 
 /* As many pages further on, a page has the same set in the second level. */
-#define SAME_SET ((1ull << 22) * PAGE_SIZE)
+#define SAME_SET ((1ull << 26) * PAGE_SIZE)
 
 /* An entry of the second level that makes room takes the right to stores along. */
 static void test_eviction(void **state)

@@ -17,22 +17,19 @@
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
 
+/*
+ * Two mappings of the same memory: an anonymous shared one, which perf looks up in its map of
+ * symbols, and a copy that runs.
+ */
 static int map_code(struct bt *bt)
 {
-	int fd = memfd_create("bt-code", MFD_CLOEXEC), r = 0;
-
-	if (fd < 0 || ftruncate(fd, bt->size)) {
-		r = -errno;
-		goto out;
-	}
-	bt->rw = mmap(NULL, bt->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	bt->rx = mmap(NULL, bt->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (bt->rw == MAP_FAILED || bt->rx == MAP_FAILED)
-		r = -errno;
-out:
-	if (fd >= 0)
-		close(fd);
-	return r;
+	bt->rw = mmap(NULL, bt->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (bt->rw == MAP_FAILED)
+		return -errno;
+	bt->rx = mremap(bt->rw, 0, bt->size, MREMAP_MAYMOVE);
+	if (bt->rx == MAP_FAILED || mprotect(bt->rx, bt->size, PROT_READ | PROT_EXEC))
+		return -errno;
+	return 0;
 }
 
 static void init_emit(struct bt *bt)
@@ -58,7 +55,8 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->hot = cfg->hot;
 	bt->counted = cfg->counted;
 	bt->single = cfg->single;
-	if (getenv("NV_BT_LOG")) bt->log = fopen(getenv("NV_BT_LOG"), "w");
+	bt->log = cfg->log;
+	bt->perf_map = cfg->perf_map;
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
 	host_isa_probe(&bt->isa);
@@ -170,16 +168,23 @@ void bt_unkick(struct bt *bt)
 	atomic_store_seq(&bt->cpu->bt.stack_limit, here - SHADOW_BYTES);
 }
 
+void bt_enter_block(struct bt *bt)
+{
+	struct cpu *c = bt->cpu;
+
+	c->bt.page = c->rip & PAGE_MASK;
+	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
+	c->bt.salt = block_jump_salt(c, c->rip);
+	c->bt.flags = bt_flags_pack(c);
+}
+
 void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 {
 	struct cpu *c = bt->cpu;
 	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->enter);
 
 	c->bt.jump = bt->bc->jump;
-	c->bt.page = c->rip & PAGE_MASK;
-	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
-	c->bt.salt = block_jump_salt(c, c->rip);
-	c->bt.flags = bt_flags_pack(c);
+	bt_enter_block(bt);
 	c->bt.exit = NULL;
 	c->bt.branch = NULL;
 	/* At least one unit runs, or a caller with a small budget would not get on. */
@@ -214,8 +219,8 @@ void bt_link(struct bt *bt, const struct block *next)
 
 	bt->cpu->bt.exit = NULL;
 	if (next->native && next->gpa == x->gpa && next->key == x->key && !bt->single)
-		e_patch(x->jump, (uint8_t *)(x->mem ? next->far_native : next->native) -
-					 bt->e.to_exec);
+		e_patch(x->jump,
+			(uint8_t *)(x->mem ? next->far_native : next->native) - bt->e.to_exec);
 }
 
 void bt_unlink(struct bt *bt)

@@ -8,6 +8,8 @@
 #ifndef ENGINE_BT_BT_H
 #define ENGINE_BT_BT_H
 
+#include <stdio.h>
+
 #include "src/engine/interp/block.h"
 
 struct bt;
@@ -16,6 +18,9 @@ struct bt_config {
 	uint32_t hot; /* runs after which a block is worth following when a unit is formed */
 	bool counted; /* count instructions: bt_run() ends after about max_insns of them */
 	bool single;  /* return after each block (lockstep checking) */
+	/* May be NULL; several VCPUs may write to one. */
+	FILE *log;	/* gets guest and host code of each unit, side by side */
+	FILE *perf_map; /* gets a line for each unit: address, size, name */
 };
 
 int bt_create(struct bt **bt, struct block_cache *bc, const struct bt_config *cfg);

@@ -2,8 +2,6 @@
 #ifndef ENGINE_BT_BT_INT_H
 #define ENGINE_BT_BT_INT_H
 
-#include <stdio.h>
-
 #include "src/engine/bt/bt.h"
 #include "src/engine/bt/emit.h"
 #include "src/x86/hostisa.h"
@@ -40,7 +38,7 @@ struct bt_site {
 	struct insn slot[3];
 	uint32_t block_off; /* of the block in its page: the handler needs REG_PC */
 	int32_t undo_rsp;   /* what takes back an indirect branch's change of RSP */
-	bool x87;	    /* later instructions of the unit need the x87 state, if it was loaded */
+	bool x87; /* later instructions of the unit need the x87 state, if it was loaded */
 };
 
 /*
@@ -53,14 +51,14 @@ struct bt_check {
 	const uint8_t *retry;
 	uint32_t block_off;
 	uint16_t slot;
-	uint16_t span;	 /* distance between the first and the last byte checked */
+	uint16_t span; /* distance between the first and the last byte checked */
 	uint8_t align; /* the address at align_off must be a multiple of it; 0: any */
 	uint8_t align_off;
 	uint8_t vec_level; /* of a check of the vector registers */
-	bool x87;	 /* a check of the x87 state */
-	bool write;	 /* stores are among the accesses */
-	bool fill_write; /* the instruction at slot stores: the fill may set the dirty bit */
-	bool any_half;	 /* addresses may be in the half that the code is not in */
+	bool x87;	   /* a check of the x87 state */
+	bool write;	   /* stores are among the accesses */
+	bool fill_write;   /* the instruction at slot stores: the fill may set the dirty bit */
+	bool any_half;	   /* addresses may be in the half that the code is not in */
 };
 
 /* A jump at the end of a block that may be patched to go straight to the next block. */
@@ -87,21 +85,22 @@ struct bt {
 	struct bt_space *tr_space; /* work space of one translation */
 	ZydisDecoder decoder;
 	struct host_isa isa;
-	uint32_t hot;	/* how often a block was interpreted that is worth following */
-	bool straddled; /* the last check that failed was of a group that crossed a page */
+	uint32_t hot;	       /* how often a block was interpreted that is worth following */
+	bool straddled;	       /* the last check that failed was of a group that crossed a page */
 	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
-	FILE *log;	/* gets every unit's guest and host code; may be NULL */
-	uint32_t slice; /* instructions granted to this run */
-	bool single;	/* compiled code returns after each unit of one block */
-	bool counted;	/* compiled code counts instructions, and stops after a slice */
-	bool running;	/* compiled code is on the stack */
-	bool in_cpu;	/* the block was left by a handler: flags are in struct cpu */
+	FILE *log, *perf_map;  /* see struct bt_config */
+	uint32_t slice;	       /* instructions granted to this run */
+	bool single;	       /* compiled code returns after each unit of one block */
+	bool counted;	       /* compiled code counts instructions, and stops after a slice */
+	bool running;	       /* compiled code is on the stack */
+	bool in_cpu;	       /* the block was left by a handler: flags are in struct cpu */
 	/*
 	 * Common stubs, writable addresses. Of those with two, the second is for flags that are in
 	 * cpu->bt.flags already.
 	 */
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
-	uint8_t *enter, *lookup_miss, *no_native, *ret_miss, *underflow, *vec_save, *vec_load;
+	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow, *vec_save,
+		*vec_load;
 	uint8_t *x87_save, *x87_load;
 };
 
@@ -119,7 +118,8 @@ void *bt_meta_alloc(struct bt *bt, size_t size);
 #define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
 #define BT_VEC_AVX 2 /* YMM0-15, as AVX instructions may */
 
-/* stubs_x87.c: x87_save and x87_load, called with RAX free and no vector registers in the host's. */
+/* stubs_x87.c: x87_save and x87_load, called with RAX free and no vector registers in the host's.
+ */
 void bt_emit_x87_stubs(struct bt *bt);
 
 /* slow.c: called by stubs, with the vector registers and the x87 state in struct cpu. */
@@ -135,6 +135,9 @@ void bt_rest(struct cpu *cpu, const struct bt_check *check);
  * Makes the check at address lo pass if that is possible: where to go on, or NULL.
  */
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
+
+/* bt.c: sets what compiled code needs to know to run from cpu->rip on. */
+void bt_enter_block(struct bt *bt);
 
 /* Lazy flags to AH (as LAHF) and AL (OF), and back. */
 uint16_t bt_flags_pack(const struct cpu *c);

@@ -10,7 +10,7 @@ static const ZydisDecodedOperandMem at_rbp = {.type = ZYDIS_MEMOP_TYPE_MEM,
 
 static void add_access(struct tr_insn *in, const ZydisDecodedOperandMem *m, bool write)
 {
-	in->acc[in->naccs++] = (struct tr_access){.m = m,   .len = 8, .write = write};
+	in->acc[in->naccs++] = (struct tr_access){.m = m, .len = 8, .write = write};
 }
 
 static void move_rsp(struct tr *t, int32_t by)
@@ -64,8 +64,8 @@ static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 	if (target < 0 || target >= (int64_t)PAGE_SIZE)
 		add_far(t, from, target, NULL);
 	else
-		t->exit[t->nexits++] = (struct tr_exit){
-			.from = from, .target = target, .mem = t->flags_mem};
+		t->exit[t->nexits++] =
+			(struct tr_exit){.from = from, .target = target, .mem = t->flags_mem};
 }
 
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)

@@ -1,14 +1,14 @@
 /*
- * DIV and IDIV as themselves, where they surely raise no #DE; else the interpreter does the rest of the
- * block. Sure is what compilers emit: an unsigned high half below the divisor, or a dividend that is the
- * sign extension of its low half and a divisor other than 0 and -1.
+ * DIV and IDIV as themselves, where they surely raise no #DE; else the interpreter does the rest of
+ * the block. Sure is what compilers emit: an unsigned high half below the divisor, or a dividend
+ * that is the sign extension of its low half and a divisor other than 0 and -1.
  */
 #include "src/engine/bt/translate.h"
 
 static void slow_if(struct tr *t, struct tr_insn *in, unsigned cc)
 {
-	t->slow[t->nslow++] =
-		(struct tr_slow){.kind = SLOW_REST, .from = e_jcc(t->e, cc), .at = in, .mem = t->flags_mem};
+	t->slow[t->nslow++] = (struct tr_slow){
+		.kind = SLOW_REST, .from = e_jcc(t->e, cc), .at = in, .mem = t->flags_mem};
 }
 
 /* op a, b on 32 or 64 bits: opcode with the register operand first. */

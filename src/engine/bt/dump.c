@@ -22,6 +22,7 @@ void bt_dump_unit(FILE *out, const struct tr *t, const uint8_t *cold)
 {
 	const struct emit *hot = &t->bt->e;
 
+	flockfile(out);
 	fprintf(out, "unit at guest-physical %lx, key %x, %u blocks, %u instructions\n", t->b->gpa,
 		t->b->key, t->nblocks, t->n);
 	disassemble(out, "    ", t->entry, t->in[0].host, (uintptr_t)t->entry + hot->to_exec);
@@ -36,4 +37,14 @@ void bt_dump_unit(FILE *out, const struct tr *t, const uint8_t *cold)
 	fprintf(out, "out of line\n");
 	disassemble(out, "    ", cold, t->bt->cold.p, (uintptr_t)cold + hot->to_exec);
 	fputc('\n', out);
+	funlockfile(out);
+}
+
+void bt_name_unit(FILE *out, const struct tr *t, const uint8_t *cold)
+{
+	const struct emit *hot = &t->bt->e, *away = &t->bt->cold;
+
+	fprintf(out, "%lx %lx guest-%lx\n%lx %lx guest-%lx-slow\n",
+		(uintptr_t)t->entry + hot->to_exec, hot->p - t->entry, t->b->gpa,
+		(uintptr_t)cold + away->to_exec, away->p - cold, t->b->gpa);
 }

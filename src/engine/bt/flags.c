@@ -62,8 +62,9 @@ static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 	*touches = (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH_FLAGS;
 	*kills = *touches;
 	/* A count of zero changes nothing; repeated string instructions may do nothing at all. */
-	if (counted_shift(zi, op) || (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
-						    ZYDIS_ATTRIB_HAS_REPNE)))
+	if (counted_shift(zi, op) ||
+	    (zi->attributes &
+	     (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
 		*kills = 0;
 	/* BSF and BSR of zero, and others that leave "undefined" flags alone: not a kill. */
 	if (!writes_undefined(zi))

@@ -19,9 +19,9 @@ struct pass {
 	struct tr *t;
 	/* What the registers hold before each instruction. */
 	struct tr_value (*reg)[16];
-	uint32_t next; /* number of the next unknown value */
+	uint32_t next;			   /* number of the next unknown value */
 	unsigned open[OPEN_GROUPS], nopen; /* groups that may still grow, the latest last */
-	unsigned barrier; /* first instruction behind the last hand-over */
+	unsigned barrier;		   /* first instruction behind the last hand-over */
 };
 
 static struct tr_value unknown(struct pass *p)
@@ -153,8 +153,9 @@ static bool alignments_agree(const struct tr_group *g, const struct tr_group *ke
 
 static bool joins(const struct tr_group *g, const struct tr_group *key)
 {
-	return alignments_agree(g, key) && g->base == key->base && g->index == key->index && g->scale == key->scale &&
-	       g->seg == key->seg && MAX(g->hi, key->hi) - MIN(g->lo, key->lo) < MAX_SPAN;
+	return alignments_agree(g, key) && g->base == key->base && g->index == key->index &&
+	       g->scale == key->scale && g->seg == key->seg &&
+	       MAX(g->hi, key->hi) - MIN(g->lo, key->lo) < MAX_SPAN;
 }
 
 /* Whether a register differs between two instructions by a constant only, and by which. */
@@ -197,7 +198,8 @@ static void place(const struct pass *p, struct tr_group *g, unsigned id)
 	g->check_at = n;
 	g->check_by = 0;
 	for (unsigned k = n; may_stand(p, g->check, k, n, &by); k--) {
-		if (!t->in[k].live_in || (k == limit && p->nopen && t->group[id - 1].check_at == k)) {
+		if (!t->in[k].live_in ||
+		    (k == limit && p->nopen && t->group[id - 1].check_at == k)) {
 			g->check_at = k;
 			g->check_by = by;
 			return;
@@ -268,6 +270,9 @@ void tr_groups(struct tr *t)
 		}
 		for (unsigned k = 0; k < in->naccs; k++)
 			add_access(&p, &in->acc[k], n);
-		effects(&p, n);
+		if (in->barrier)
+			forget_all(&p, n + 1);
+		else
+			effects(&p, n);
 	}
 }

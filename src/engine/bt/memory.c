@@ -120,7 +120,8 @@ static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 {
 	struct emit *e = t->e;
 	size_t entry = CPU_OFF(tlb.e) + t->ctx * TLB_SIZE * sizeof(struct tlb_entry);
-	/* The last address of the group that has to be aligned: its page is that of the last byte. */
+	/* The last address of the group that has to be aligned: its page is that of the last byte.
+	 */
 	int64_t last = g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
 	uint32_t mask = 0xfffff000u | (g->align ? g->align - 1 : 0);
 	uint8_t *retry = e->p;

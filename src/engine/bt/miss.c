@@ -3,9 +3,11 @@
 
 #include "src/x86/mem.h"
 
-/* Page-crossing groups of a unit, one after the other, after which accesses get checks of their own. */
+/* Page-crossing groups of a unit, one after the other, after which accesses get checks of their
+ * own. */
 #define MANY_STRADDLES 64
-/* One after the other: so many cycles of the host's clock behind the interpreter's part of the last. */
+/* One after the other: so many cycles of the host's clock behind the interpreter's part of the
+ * last. */
 #define SOON_CYCLES 400
 
 /* A page-crossing group. */

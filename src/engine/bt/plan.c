@@ -27,13 +27,15 @@ void tr_plan(struct tr *t)
 
 		in->emit = NULL;
 		in->naccs = 0;
-		in->ends = false;
+		in->ends = in->barrier = false;
 		in->x87 = in->x87_data = in->checks = in->may_leave = false;
 		in->shape = (struct shape){0};
 		if (!in->zi.length)
 			continue;
-		if (in->insn->exec == op_vector ? !tr_plan_x87(t, in) && !tr_plan_vector(t, in)
-						: !tr_plan_control(t, in) && !tr_plan_native(t, in)) {
+		if (in->insn->exec == op_vector
+			    ? !tr_plan_x87(t, in) && !tr_plan_vector(t, in)
+			    : !tr_plan_control(t, in) && !tr_plan_native(t, in) &&
+				      !tr_plan_system(t, in)) {
 			in->emit = NULL;
 			in->naccs = 0;
 		}

@@ -157,8 +157,8 @@ bool tr_shape(struct tr_insn *in)
 		s->opcode = zi->raw.vex.offset + zi->raw.vex.size;
 	} else if ((in->bytes[s->opcode] & 0xf0) == 0x40) {
 		s->opcode++;
-		/* A prefix behind REX makes it void. */
-		if (is_prefix(in->bytes[s->opcode]))
+		/* A prefix behind REX makes it void, as does another REX. */
+		if (is_prefix(in->bytes[s->opcode]) || (in->bytes[s->opcode] & 0xf0) == 0x40)
 			return false;
 	}
 	return high8_ok(in) && assign_scratch(s);

@@ -1,7 +1,9 @@
 /* What compiled code calls: hand-over to the interpreter, and misses of the software TLB. */
 #include "src/engine/bt/bt_int.h"
 
+#include "src/base/atomic.h"
 #include "src/engine/interp/ops.h"
+#include "src/x86/debug.h"
 
 uint16_t bt_flags_pack(const struct cpu *c)
 {
@@ -47,6 +49,30 @@ const uint8_t *bt_vec_enter(struct cpu *c, const struct bt_check *k)
 	return k->retry;
 }
 
+/*
+ * After a handler that set cpu->rip: the code to go on with, if there is nothing to do before the
+ * next instruction and it is compiled; else NULL, and the run loop takes over.
+ */
+static const void *next_code(struct bt *bt, struct cpu *c)
+{
+	const struct jump_entry *j = block_jump_entry(bt->bc, c->rip);
+
+	if (c->event || bt->redo || bt->counted || bt->single || debug_active(c) ||
+	    (c->rflags & FLAG_TF) || atomic_load_relaxed(&c->bt.stack_limit) == ~0ull ||
+	    j->rip != c->rip || j->key != block_jump_key(bt->bc, c->rip, 0) || !j->block->native)
+		return NULL;
+	c->rflags &= ~FLAG_RF;
+	bt_enter_block(bt);
+	return j->block->far_native;
+}
+
+/* State is in struct cpu: to leave with, or to go on with. */
+static void handed_over(struct bt *bt, struct cpu *c)
+{
+	c->bt.go_on = next_code(bt, c);
+	bt->in_cpu = !c->bt.go_on;
+}
+
 enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 {
 	struct bt *bt = c->bt.owner;
@@ -56,14 +82,13 @@ enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 	c->bt.next = false;
 	site->slot[0].exec(c, &site->slot[0]);
 	if (!c->bt.next) {
-		bt->in_cpu = true;
+		handed_over(bt, c);
 		return BT_STEP_LEAVE;
 	}
 	c->bt.x87_was &= site->x87;
-	if ((c->bt.vec_was && vec_level(c) != c->bt.vec_was) ||
-	    (c->bt.x87_was && !x87_usable(c))) {
+	if ((c->bt.vec_was && vec_level(c) != c->bt.vec_was) || (c->bt.x87_was && !x87_usable(c))) {
 		c->rip = c->gpr[REG_PC] + site->slot[0].off + site->slot[0].len;
-		bt->in_cpu = true;
+		handed_over(bt, c);
 		return BT_STEP_LEAVE;
 	}
 	c->bt.flags = bt_flags_pack(c);
@@ -77,8 +102,8 @@ void bt_rest(struct cpu *c, const struct bt_check *k)
 
 	c->gpr[REG_PC] = c->bt.page + k->block_off;
 	bt_flags_unpack(c, c->bt.flags);
-	bt->in_cpu = true;
 	slot->exec(c, slot);
+	handed_over(bt, c);
 	if (bt->straddled) {
 		bt->straddled = false;
 		bt->straddle_end = __builtin_ia32_rdtsc();

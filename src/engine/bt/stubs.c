@@ -101,7 +101,8 @@ static void save_vectors(struct bt *bt)
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
 	call_if(e, bt->vec_save);
-	/* Only now: saving the x87 state wants the host's own MXCSR, and loading it XMM registers. */
+	/* Only now: saving the x87 state wants the host's own MXCSR, and loading it XMM registers.
+	 */
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_live));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.x87_was));
 	call_if(e, bt->x87_save);
@@ -151,6 +152,24 @@ static void emit_return(struct emit *e)
 	e8(e, 0xc3);
 }
 
+/* Jumped to when C code has set cpu->rip, and cpu->bt.go_on. */
+static void emit_handed_over(struct bt *bt)
+{
+	struct emit *e = &bt->e;
+	uint8_t *go_on;
+
+	bt->handed_over = e->p;
+	e_load(e, SCRATCH1, CPU_OFF(bt.go_on));
+	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
+	go_on = e_jcc(e, CC_NE);
+	emit_return(e);
+	e_patch_here(e, go_on);
+	/* Another context may have other returns. */
+	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
+	fill(e);
+	e_jmp_reg(e, SCRATCH1);
+}
+
 /* Jumped to with cpu->rip set. */
 static void emit_leave(struct bt *bt, bool flags_mem)
 {
@@ -196,7 +215,7 @@ static void emit_step(struct bt *bt, bool flags_mem)
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
-	emit_return(e);
+	e_jmp_to(e, bt->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1, from whose instruction to go on. */
@@ -209,7 +228,7 @@ static void emit_rest(struct bt *bt, bool flags_mem)
 	save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_rest);
-	emit_return(e);
+	e_jmp_to(e, bt->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1 and the first address checked in SCRATCH0. */
@@ -233,7 +252,7 @@ static void emit_miss(struct bt *bt, bool flags_mem)
 	save_vectors(bt);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
-	emit_return(e);
+	e_jmp_to(e, bt->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1: loads the registers it is for if that is
@@ -258,7 +277,7 @@ static void emit_vec_enter(struct bt *bt, bool flags_mem)
 	e_patch_here(e, rest);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
-	emit_return(e);
+	e_jmp_to(e, bt->handed_over);
 }
 
 /* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
@@ -317,9 +336,9 @@ void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
 }
 
 /*
- * Where look-ups end that found nothing, with the target in SCRATCH0 and the branch's struct bt_site
- * (NULL if it is direct) in SCRATCH1. And where entries of the jump cache lead whose block is not
- * compiled, with the entry in SCRATCH1.
+ * Where look-ups end that found nothing, with the target in SCRATCH0 and the branch's struct
+ * bt_site (NULL if it is direct) in SCRATCH1. And where entries of the jump cache lead whose block
+ * is not compiled, with the entry in SCRATCH1.
  */
 static void emit_lookup_miss(struct bt *bt)
 {
@@ -361,6 +380,7 @@ void bt_emit_stubs(struct bt *bt)
 	emit_vec_save(bt);
 	emit_vec_load(bt);
 	bt_emit_x87_stubs(bt);
+	emit_handed_over(bt);
 	for (unsigned mem = 0; mem < 2; mem++) {
 		emit_leave(bt, mem);
 		emit_chain(bt, mem);

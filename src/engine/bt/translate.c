@@ -173,8 +173,7 @@ static bool clobbers_first(const struct tr *t)
 		const struct tr_insn *in = &t->in[n];
 
 		if ((g < t->ngroups && t->group[g].check_at == n) ||
-		    (t->vec_level && t->vec_at == n) ||
-		    (t->x87 && t->x87_at == n) || !in->emit)
+		    (t->vec_level && t->vec_at == n) || (t->x87 && t->x87_at == n) || !in->emit)
 			return true;
 		if (in->flag_reads || in->flag_touches)
 			return false;
@@ -200,10 +199,26 @@ static void emit_entries(struct tr *t, bool mem)
 	e_jmp_to(e, t->entry);
 }
 
+/* For those who check what compiled code does. */
+static const struct block_unit *list_blocks(struct tr *t)
+{
+	size_t size = t->nblocks * sizeof(t->block[0]);
+	struct block_unit *u = bt_meta_alloc(t->bt, sizeof(*u) + size);
+
+	if (!u) {
+		t->failed = true;
+		return NULL;
+	}
+	u->n = t->nblocks;
+	memcpy(u->block, t->block, size);
+	return u;
+}
+
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	struct tr *t = &bt->tr_space->tr;
 	uint8_t *cold = bt->cold.p, *poll[2];
+	const struct block_unit *unit = NULL;
 	size_t meta = bt->meta_used;
 	unsigned npolls;
 	bool mem;
@@ -227,6 +242,8 @@ bool bt_translate(struct bt *bt, struct block *b)
 	emit_exits(t);
 	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
+	if (bt->single)
+		unit = list_blocks(t);
 	if (bt->e.full || bt->cold.full || t->failed) {
 		bt->e.p = t->entry;
 		bt->cold.p = cold;
@@ -236,8 +253,11 @@ bool bt_translate(struct bt *bt, struct block *b)
 	}
 	b->native = e_exec(&bt->e, t->entry_near);
 	b->far_native = e_exec(&bt->e, t->entry_far);
+	b->unit = unit;
 	if (bt->log)
 		bt_dump_unit(bt->log, t, cold);
+	if (bt->perf_map)
+		bt_name_unit(bt->perf_map, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
 	return true;
 }

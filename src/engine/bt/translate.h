@@ -69,18 +69,19 @@ struct tr_insn {
 	struct shape shape;
 	struct tr_access acc[2];
 	uint8_t naccs;
-	bool ends; /* control does not reach what is behind the instruction */
-	bool x87;  /* needs the x87 state, be it as MMX registers */
+	bool ends;	/* control does not reach what is behind the instruction */
+	bool x87;	/* needs the x87 state, be it as MMX registers */
 	bool x87_data;	/* ... and sets the pointers to the last instruction and its operand */
 	bool checks;	/* in a unit that needs the x87 state: some check stands before it */
 	bool may_leave; /* its host code may give up */
+	bool barrier;	/* no check holds behind it */
 	enum tr_follow follow;
-	uint32_t live_in;  /* flags whose value before the instruction matters */
-	uint32_t live_out; /* ... and behind it */
+	uint32_t live_in;		 /* flags whose value before the instruction matters */
+	uint32_t live_out;		 /* ... and behind it */
 	uint32_t flag_reads, flag_kills; /* what it reads, and surely overwrites */
 	uint32_t flag_touches;		 /* ... and may overwrite */
-	uint16_t off;	   /* in the page */
-	uint8_t *host;	   /* its host code */
+	uint16_t off;			 /* in the page */
+	uint8_t *host;			 /* its host code */
 };
 
 /* What is known of a register: a numbered value plus a constant. */
@@ -95,28 +96,28 @@ struct tr_group {
 	uint8_t scale, seg;
 	int64_t lo, hi; /* range of bytes, relative to the values; hi is the last byte */
 	bool write;
-	uint8_t align;	 /* the address at align_at must be a multiple of it; 0: any */
-	int64_t align_at; /* relative to the values */
-	uint16_t check_at;	       /* instruction before which the check stands */
-	uint16_t first, last;	       /* instructions that access */
+	uint8_t align;	      /* the address at align_at must be a multiple of it; 0: any */
+	int64_t align_at;     /* relative to the values */
+	uint16_t check_at;    /* instruction before which the check stands */
+	uint16_t first, last; /* instructions that access */
 	const struct tr_access *check; /* the access by whose registers the check computes */
-	int64_t check_disp; /* its displacement, relative to the values */
-	int64_t check_by;   /* by how much its address is larger there than at the check */
-	uint8_t slot;		       /* where the addend is kept: index in cpu->bt.addend */
-	bool kept;		       /* there */
+	int64_t check_disp;	       /* its displacement, relative to the values */
+	int64_t check_by; /* by how much its address is larger there than at the check */
+	uint8_t slot;	  /* where the addend is kept: index in cpu->bt.addend */
+	bool kept;	  /* there */
 };
 
 enum slow_kind {
-	SLOW_MISS, /* the check of group g */
+	SLOW_MISS,  /* the check of group g */
 	SLOW_ENTER, /* the check of vector or x87 registers */
-	SLOW_REST, /* the interpreter is to take over */
+	SLOW_REST,  /* the interpreter is to take over */
 };
 
 /* A way out of line. */
 struct tr_slow {
 	enum slow_kind kind;
-	uint8_t *from;	      /* displacement of the jump to here */
-	uint8_t *retry;	      /* start of the check */
+	uint8_t *from;	/* displacement of the jump to here */
+	uint8_t *retry; /* start of the check */
 	const struct tr_group *g;
 	const struct tr_insn *at;
 	uint8_t vec_level; /* what registers are checked */
@@ -163,25 +164,27 @@ struct tr {
 	struct tr_lookup lookup[3 * UNIT_MAX_BLOCKS];
 	unsigned nlookups;
 	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
-	unsigned next_group; /* whose check is to be emitted next */
-	unsigned addend;     /* the group whose addend is in SCRATCH1, or NO_GROUP */
-	unsigned ctx;	     /* enum tlb_ctx */
-	bool upper;	     /* the code is in the upper half of addresses */
-	bool any_half;	     /* data may be in the other half */
-	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are none */
+	unsigned next_group;				    /* whose check is to be emitted next */
+	unsigned addend;    /* the group whose addend is in SCRATCH1, or NO_GROUP */
+	unsigned ctx;	    /* enum tlb_ctx */
+	bool upper;	    /* the code is in the upper half of addresses */
+	bool any_half;	    /* data may be in the other half */
+	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are
+			       none */
 	unsigned vec_at;    /* instruction before which that is checked */
-	bool x87;	     /* some instruction needs the x87 state */
-	bool x87_paged;	     /* cpu->bt.x87_page is the unit's page */
-	unsigned x87_at;     /* instruction before which that is checked */
-	bool polls;	     /* the unit may be part of a cycle */
+	bool x87;	    /* some instruction needs the x87 state */
+	bool x87_paged;	    /* cpu->bt.x87_page is the unit's page */
+	unsigned x87_at;    /* instruction before which that is checked */
+	bool polls;	    /* the unit may be part of a cycle */
 	/*
 	 * Where the flags are, where they matter: in the host's, or as bt_flags_pack() has them in
 	 * cpu->bt.flags.
 	 */
 	bool flags_mem;
 	bool failed;
-	uint8_t *entry;	     /* host code of the unit */
-	uint8_t *entry_near, *entry_far; /* ... entered with flags in the host's or in cpu->bt.flags */
+	uint8_t *entry; /* host code of the unit */
+	uint8_t *entry_near,
+		*entry_far;	/* ... entered with flags in the host's or in cpu->bt.flags */
 	struct bt_site no_site; /* stand for what there was no room for; failed is set */
 	struct bt_check no_check;
 };
@@ -210,6 +213,7 @@ bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);
 bool tr_plan_vector(struct tr *t, struct tr_insn *in);
 bool tr_plan_divide(struct tr_insn *in);
+bool tr_plan_system(struct tr *t, struct tr_insn *in);
 bool tr_plan_x87(struct tr *t, struct tr_insn *in);
 /* vector.c: where the check stands that instruction n needs, if it need be only once in a unit. */
 unsigned tr_place_check(const struct tr *t, unsigned n);

@@ -18,8 +18,11 @@ static bool add_block(struct tr *t, const struct block *b)
 		in->bytes = b->code + off;
 		in->follow = FOLLOW_NOTHING;
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&t->bt->decoder, in->bytes, b->bytes - off,
-							 &in->zi, in->op))) {
-			in->zi = (ZydisDecodedInstruction){0}; /* its handler raises the fault */
+							 &in->zi, in->op)) ||
+		    slot->exec == op_ud) {
+			/* Its handler raises the fault, also where Zydis knows more than the CPU.
+			 */
+			in->zi = (ZydisDecodedInstruction){0};
 		} else if (in->zi.length != slot->len) {
 			t->n = first;
 			return false;

@@ -89,13 +89,12 @@ void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 	e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[level], imm8 */
 	e32(e, CPU_OFF(bt.vec_level));
 	e8(e, t->vec_level);
-	t->slow[t->nslow++] = (struct tr_slow){
-		.kind = SLOW_ENTER,
-		.from = e_jcc(e, CC_B),
-		.retry = retry,
-		.at = at,
-		.vec_level = t->vec_level,
-		.mem = t->flags_mem};
+	t->slow[t->nslow++] = (struct tr_slow){.kind = SLOW_ENTER,
+					       .from = e_jcc(e, CC_B),
+					       .retry = retry,
+					       .at = at,
+					       .vec_level = t->vec_level,
+					       .mem = t->flags_mem};
 	/* Out of line SCRATCH1 is used. */
 	t->addend = NO_GROUP;
 }

@@ -319,6 +319,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->single_checks = b->any_half = false;
 	b->code = NULL;
 	b->native = b->far_native = NULL;
+	b->unit = NULL;
 	STAT_INC(cpu->stats, blocks_decoded);
 	if (!keep) {
 		STAT_INC(cpu->stats, blocks_uncached);

@@ -13,6 +13,14 @@
 /* Two slots for each vector instruction, and one for op_end. */
 #define BLOCK_MAX_SLOTS (2 * BLOCK_MAX_INSNS + 1)
 
+struct block;
+
+/* Blocks that were compiled as one: each may be followed by the next. All lie in one page. */
+struct block_unit {
+	unsigned n;
+	const struct block *block[];
+};
+
 struct block {
 	gpa_t gpa;
 	gfn_t gfn2;   /* of the second page for an instruction that crosses, else ~0 */
@@ -26,6 +34,7 @@ struct block {
 	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
 	void *native;	     /* compiled code, or NULL */
 	void *far_native;    /* where it is entered with the flags in cpu->bt.flags */
+	const struct block_unit *unit; /* what native is of; only if compiled code is checked */
 	struct block *hash_next;
 	struct insn slot[];
 };
@@ -83,8 +92,8 @@ struct block_cache {
 	struct block *once;				 /* a block that is not kept */
 	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
 	void *no_native; /* where compiled code goes that finds a block without any */
-	bool flushed;  /* blocks were dropped since the engine last looked */
-	unsigned self; /* number of our own queue in gmem; ~0: none */
+	bool flushed;	 /* blocks were dropped since the engine last looked */
+	unsigned self;	 /* number of our own queue in gmem; ~0: none */
 };
 
 /* Options of a look-up. */
@@ -100,16 +109,20 @@ void block_cache_drop(struct block_cache *bc, gfn_t gfn);
 
 /*
  * What a virtual address means as code: mode bits of CS, options, the context of its memory
- * accesses and the half of addresses that it lies in.
+ * accesses, the half of addresses that it lies in and whether the privilege level is 0.
  */
 static inline uint32_t block_key(const struct cpu *cpu, uint64_t rip, uint32_t options)
 {
 	return (cpu->seg[SEG_CS].attr & (SEG_L | SEG_DB)) | options | cpu->ctx << 16 |
-	       (rip >> 63) << 18;
+	       (rip >> 63) << 18 | (cpu->cpl == 0) << 19;
 }
 static inline unsigned block_key_ctx(uint32_t key)
 {
 	return key >> 16 & 3;
+}
+static inline bool block_key_cpl0(uint32_t key)
+{
+	return key >> 19 & 1;
 }
 static inline bool block_key_upper(uint32_t key)
 {

@@ -811,6 +811,16 @@ OP(op_vector)
 	NEXT_STORED(c, i);
 }
 
+/*
+ * Of a line of processors with VEX forms of integer instructions that no other has; to the decoder
+ * they have the same names.
+ */
+static bool of_knights(const ZydisDecodedInstruction *zi)
+{
+	return zi->meta.isa_ext == ZYDIS_ISA_EXT_KNC || zi->meta.isa_ext == ZYDIS_ISA_EXT_KNCE ||
+	       zi->meta.isa_ext == ZYDIS_ISA_EXT_KNCV;
+}
+
 int decode_insn(const struct decoder *dec, struct cpu *cpu, unsigned mode, const uint8_t *bytes,
 		unsigned avail, unsigned off, struct insn out[2], unsigned *slots)
 {
@@ -842,6 +852,10 @@ int decode_insn(const struct decoder *dec, struct cpu *cpu, unsigned mode, const
 		return 1;
 	}
 	out->len = zi.length;
+	if (of_knights(&zi)) {
+		out->exec = op_ud;
+		return 1;
+	}
 	out->flags = zi.address_width == 16   ? INSN_ADDR16
 		     : zi.address_width == 32 ? INSN_ADDR32
 					      : 0;

@@ -4,6 +4,7 @@
 
 #include "src/base/atomic.h"
 #include "src/engine/bt/bt.h"
+#include "src/engine/check/check.h"
 #include "src/engine/interp/block.h"
 #include "src/engine/interp/ops.h"
 #include "src/x86/debug.h"
@@ -23,7 +24,8 @@ struct interp {
 	unsigned deliveries;   /* in this run */
 	struct block *running; /* whose instructions were counted in advance */
 	struct block_cache blocks;
-	struct bt *bt; /* NULL: interpret only */
+	struct bt *bt;	     /* NULL: interpret only */
+	struct check *check; /* NULL: none */
 	uint32_t translate_after;
 };
 
@@ -47,9 +49,15 @@ int interp_create(struct interp **out, struct cpu *cpu, const struct interp_conf
 		r = bt_create(&in->bt, &in->blocks,
 			      &(struct bt_config){.hot = in->translate_after / 2,
 						  .counted = !cfg->until_kicked,
-						  .single = cfg->single});
-		if (r)
+						  .single = cfg->check_every,
+						  .log = cfg->bt_log,
+						  .perf_map = cfg->perf_map});
+		if (!r && cfg->check_every)
+			r = check_create(&in->check, cpu, cfg->check_every);
+		if (r) {
+			bt_destroy(in->bt);
 			block_cache_fini(&in->blocks);
+		}
 	}
 	if (r) {
 		free(in);
@@ -63,9 +71,15 @@ void interp_destroy(struct interp *in)
 {
 	if (!in)
 		return;
+	check_destroy(in->check);
 	bt_destroy(in->bt);
 	block_cache_fini(&in->blocks);
 	free(in);
+}
+
+struct check *interp_check(struct interp *in)
+{
+	return in->check;
 }
 
 void interp_enter_thread(struct interp *in)
@@ -79,11 +93,15 @@ void interp_drop_code(struct interp *in, gfn_t gfn)
 	if (in->bt)
 		bt_unlink(in->bt);
 	block_cache_drop(&in->blocks, gfn);
+	if (in->check)
+		check_forget(in->check);
 }
 
 void interp_drop_all(struct interp *in)
 {
 	block_cache_flush(&in->blocks);
+	if (in->check)
+		check_forget(in->check);
 }
 
 void interp_inject(struct interp *in, uint8_t vector)
@@ -230,6 +248,8 @@ static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 
 	if (bc->flushed) {
 		bt_flush(in->bt);
+		if (in->check)
+			check_forget(in->check);
 		bc->flushed = false;
 	}
 	if (!b->native) {
@@ -249,9 +269,18 @@ static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 	if (c->bt.exit)
 		bt_link(in->bt, b);
 	bt_unkick(in->bt);
-	if (!atomic_load_seq(in->requests))
+	if (!atomic_load_seq(in->requests)) {
+		if (unlikely(in->check))
+			check_begin(in->check, b);
 		bt_run(in->bt, b, MIN(left, UINT32_MAX));
+	}
 	return true;
+}
+
+/* Behind compiled code, left one way or the other: was it wrong? */
+static bool differs(struct interp *in)
+{
+	return in->check && !check_end(in->check);
 }
 
 /* Whether what the run loop waits for could be injected now. */
@@ -285,6 +314,8 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 	c->unwind = &env;
 	if (_setjmp(env))
 		landed(in);
+	if (differs(in))
+		return INTERP_DIFFERS;
 	if (in->inject) {
 		in->inject = false;
 		exc_interrupt(c, in->inject_vector);
@@ -337,8 +368,11 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 		}
 		b = block_find(bc, c->rip, 0);
 		c->rflags &= ~FLAG_RF;
-		if (in->bt && !exact && run_translated(in, b, stop - c->stats->instructions))
+		if (in->bt && !exact && run_translated(in, b, stop - c->stats->instructions)) {
+			if (unlikely(differs(in)))
+				return INTERP_DIFFERS;
 			continue;
+		}
 		c->stats->instructions += b->insns;
 		in->running = b;
 		c->uncount = NULL;

@@ -5,6 +5,8 @@
 #ifndef ENGINE_INTERP_INTERP_H
 #define ENGINE_INTERP_INTERP_H
 
+#include <stdio.h>
+
 #include "src/x86/cpu.h"
 
 struct interp;
@@ -16,6 +18,7 @@ enum interp_exit {
 	INTERP_PAUSE,	  /* PAUSE was executed */
 	INTERP_HALT,	  /* HLT; rip is behind it */
 	INTERP_SHUTDOWN,  /* triple fault */
+	INTERP_DIFFERS,	  /* check_every: compiled code did something wrong; it was logged */
 	INTERP_EXCEPTION, /* stop_on_exception: cpu->exc was raised at rip and not delivered */
 };
 
@@ -31,12 +34,20 @@ struct interp_config {
 	 * cpu->bt.stack_limit is ~0, max_insns or not.
 	 */
 	bool until_kicked;
-	bool single; /* compiled code returns after each block */
+	/*
+	 * Check each so-manieth run of compiled code against the interpreter (src/engine/check); 0:
+	 * none. The CPU must be the only one of its guest. Compiled code then returns after each
+	 * unit.
+	 */
+	uint32_t check_every;
+	FILE *bt_log, *perf_map; /* see bt.h; or NULL */
 };
 
 /* With cfg->translate each thread that calls interp_run() first calls interp_enter_thread(). */
 int interp_create(struct interp **out, struct cpu *cpu, const struct interp_config *cfg);
 void interp_destroy(struct interp *in);
+/* What checks the CPU, or NULL; for tests. */
+struct check *interp_check(struct interp *in);
 void interp_enter_thread(struct interp *in);
 
 /*

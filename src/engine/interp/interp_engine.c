@@ -6,7 +6,7 @@
 /* Instructions between looks at the LAPIC timer: some tens of microseconds. */
 #define SLICE 4096
 
-static int create(struct vcpu *v, bool translate, const char *option)
+static int create(struct vcpu *v, bool translate, const struct engine_config *ecfg)
 {
 	struct interp_config cfg = {
 		.self = v->index,
@@ -14,22 +14,25 @@ static int create(struct vcpu *v, bool translate, const char *option)
 		/* Decoded code is per VCPU: keep the sum in bounds for wide guests. */
 		.cache_bytes = v->smp->n <= 16 ? MIB(48) : MIB(16),
 		.translate = translate,
-		.translate_after = option ? strtoul(option, NULL, 10) : 0,
+		.translate_after = ecfg->option ? strtoul(ecfg->option, NULL, 10) : 0,
 		.until_kicked = translate,
+		.check_every = ecfg->check_every,
+		.bt_log = ecfg->bt_log,
+		.perf_map = ecfg->perf_map,
 	};
 
 	return interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
 }
 
-static int interp_init(struct vcpu *v, const char *option)
+static int interp_init(struct vcpu *v, const struct engine_config *cfg)
 {
-	return create(v, false, NULL);
+	return create(v, false, cfg);
 }
 
 /* Option: how often a block is interpreted before it is translated. */
-static int bt_init(struct vcpu *v, const char *option)
+static int bt_init(struct vcpu *v, const struct engine_config *cfg)
 {
-	return create(v, true, option);
+	return create(v, true, cfg);
 }
 
 static void thread_start(struct vcpu *v)
@@ -50,6 +53,7 @@ static enum vm_exit run(struct vcpu *v)
 	case INTERP_PAUSE: return VM_EXIT_PAUSE;
 	case INTERP_HALT: return VM_EXIT_HALT;
 	case INTERP_SHUTDOWN: return VM_EXIT_SHUTDOWN;
+	case INTERP_DIFFERS: return VM_EXIT_DIFFERS;
 	default: return VM_EXIT_SAFEPOINT;
 	}
 }

@@ -265,6 +265,10 @@ OP(op_cmpxchg16b)
 	if (ea & 15)
 		cpu_raise_gp(c);
 	p = mem_rmw_ptr(c, ea, 16);
+	if (unlikely(c->overlay)) {
+		mem_read(c, ea, c->vec_buf, 16);
+		p = c->vec_buf;
+	}
 	if (!p)
 		cpu_raise_gp(c); /* MMIO: no device has a 16-byte register */
 	asm volatile("lock cmpxchg16b %0"
@@ -276,6 +280,9 @@ OP(op_cmpxchg16b)
 		c->gpr[RDX] = hi;
 	}
 	flags_set_zf(c, ok);
-	mem_rmw_done(c, ea, 16);
+	if (unlikely(c->overlay))
+		mem_write(c, ea, c->vec_buf, 16);
+	else
+		mem_rmw_done(c, ea, 16);
 	NEXT_STORED(c, i);
 }
