@@ -64,6 +64,7 @@ static void start(struct guest_cpu *g, unsigned n)
 {
 	struct cpu *c = g->cpu;
 	const double numbers[] = {1.5 + n, -0.3, 1e300, 7.0};
+	const uint64_t gone = PAGE_GONE;
 
 	for (unsigned r = RAX; r <= R15; r++)
 		c->gpr[r] = r + n;
@@ -84,6 +85,7 @@ static void start(struct guest_cpu *g, unsigned n)
 	c->vec.fx[FX_FTW] = 0;
 	memset(g->ram + DATA_GPA, 0, 0x2000);
 	memcpy(g->ram + DATA_GPA, numbers, sizeof(numbers));
+	memcpy(g->ram + DATA_GPA + 0x58, &gone, sizeof(gone));
 	memcpy(g->ram + FS_BASE, numbers, sizeof(numbers));
 }
 
@@ -173,11 +175,11 @@ static void test_segment_offset(void **state)
 }
 
 CODE(faulting, "fldl (%rbx)\n"
-	       ".globl faulting_at\nfaulting_at: fdivl 8(%rbx); mov $1, %eax\n"
-	       "fldl 0x4000(%rbx); fld1; ud2")
+	       ".globl faulting_at\nfaulting_at: fdivl 8(%rbx); mov 0x58(%rbx), %rdx\n"
+	       "fldl (%rdx); fld1; ud2")
 extern const uint8_t faulting_at[];
 
-/* A fault leaves those of the instruction before. */
+/* A fault leaves those of the instruction before; its address is known only behind that. */
 static void test_pointers_at_fault(void **state)
 {
 	struct pair *p = *state;
