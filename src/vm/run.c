@@ -40,8 +40,6 @@ static void safepoint(struct run *run)
 	struct vcpu *v = run->v;
 	uint32_t requests = vcpu_take_requests(v);
 
-	if (requests & REQ_TICK)
-		tick_taken(&run->tick);
 	if (requests & REQ_SHOOTDOWN)
 		v->stats.shootdowns_drained += shootdown_drain(&v->queue, &run->sink);
 	rcu_quiescent();

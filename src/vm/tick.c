@@ -13,8 +13,13 @@
 /* Runs on the VCPU's own thread, inside compiled code or anywhere else. */
 static void on_tick(int sig, siginfo_t *info, void *context)
 {
-	struct vcpu *v = info->si_value.sival_ptr;
+	struct tick *t = info->si_value.sival_ptr;
+	struct vcpu *v = t->v;
 
+	atomic_store_relaxed(&t->armed_ns, 0);
+	/* One that sleeps is at a safepoint, and nothing needs to wake it. */
+	if (atomic_load_seq(&v->sleeping))
+		return;
 	atomic_fetch_or_seq(&v->requests, REQ_TICK);
 	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
 }
@@ -36,7 +41,7 @@ int tick_init(struct tick *t, struct vcpu *v)
 	int r = 0;
 
 	*t = (struct tick){.v = v};
-	ev.sigev_value.sival_ptr = v;
+	ev.sigev_value.sival_ptr = t;
 	ev._sigev_un._tid = gettid();
 	sigfillset(&sa.sa_mask);
 	/* The same for every VCPU of every VM. */
@@ -54,24 +59,21 @@ void tick_fini(struct tick *t)
 	timer_delete(t->timer);
 }
 
-void tick_taken(struct tick *t)
-{
-	t->armed_ns = 0;
-}
-
 void tick_arm(struct tick *t)
 {
 	uint64_t deadline = t->v->lapic.timer_deadline_ns, now, want;
+	uint64_t armed = atomic_load_relaxed(&t->armed_ns);
 	struct itimerspec its = {0};
 
-	/* One that has fired meanwhile has left its request. */
-	if (t->armed_ns && (!deadline || deadline >= t->armed_ns))
+	/* One that fires meanwhile leaves its request. */
+	if (armed && (!deadline || deadline >= armed))
 		return;
 	now = vcpu_now(t->v);
 	want = now + LONGEST_NS;
 	if (deadline)
 		want = MIN(want, MAX(deadline, now + 1));
 	its.it_value.tv_nsec = want - now;
+	/* In this order: the new one may fire before the next instruction. */
+	atomic_store_relaxed(&t->armed_ns, want);
 	timer_settime(t->timer, 0, &its, NULL);
-	t->armed_ns = want;
 }

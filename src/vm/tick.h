@@ -13,14 +13,12 @@
 struct tick {
 	struct vcpu *v;
 	timer_t timer;
-	uint64_t armed_ns; /* guest time at which it will post; 0: it has, or it is not armed */
+	uint64_t armed_ns; /* guest time at which it fires; 0: it has, or it is not armed */
 };
 
 /* On the VCPU's thread. -errno if the host has no timer left. */
 int tick_init(struct tick *t, struct vcpu *v);
 void tick_fini(struct tick *t);
-/* REQ_TICK was taken. */
-void tick_taken(struct tick *t);
 /* Before guest code runs. */
 void tick_arm(struct tick *t);
 

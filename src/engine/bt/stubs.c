@@ -1,6 +1,13 @@
 /* The code that every compiled block shares: entry, exit, handing over to the interpreter. */
 #include "src/engine/bt/bt_int.h"
 
+/* bt_miss() is compiled without vector registers, a sanitizer's runtime is not. */
+#ifdef NV_SANITIZED
+#define MISS_SAVES_VECTORS true
+#else
+#define MISS_SAVES_VECTORS false
+#endif
+
 static void store_regs_but_rax(struct emit *e)
 {
 	for (unsigned g = RCX; g <= R15; g++)
@@ -240,16 +247,21 @@ static void emit_miss(struct bt *bt, bool flags_mem)
 	bt->miss[flags_mem] = e->p;
 	spill(e, flags_mem);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
+	if (MISS_SAVES_VECTORS)
+		save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	e_mov_rr(e, H_RDX, SCRATCH0);
 	call_c(e, bt_miss);
 	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
+	if (MISS_SAVES_VECTORS)
+		load_vectors(bt);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
-	save_vectors(bt);
+	if (!MISS_SAVES_VECTORS)
+		save_vectors(bt);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
 	e_jmp_to(e, bt->handed_over);
