@@ -40,7 +40,7 @@ static void init_emit(struct bt *bt)
 	bt->cold = (struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = to_exec};
 	bt_emit_stubs(bt);
 	bt->first = bt->e.p;
-	bt->bc->no_native = e_exec(&bt->e, bt->no_native);
+	bt->bc->no_native = e_exec(&bt->e, bt->stubs->no_native);
 }
 
 int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *cfg)
@@ -60,10 +60,11 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->size = CODE_SIZE;
 	bt->meta_size = META_SIZE;
 	host_isa_probe(&bt->isa);
+	bt->stubs = calloc(1, sizeof(*bt->stubs));
 	bt->tr_space = malloc(sizeof(*bt->tr_space));
 	bt->meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	r = bt->tr_space && bt->meta != MAP_FAILED ? map_code(bt) : -ENOMEM;
+	r = bt->stubs && bt->tr_space && bt->meta != MAP_FAILED ? map_code(bt) : -ENOMEM;
 	if (r) {
 		log_err("cannot allocate the code buffer of a VCPU: %s", strerror(-r));
 		bt_destroy(bt);
@@ -91,6 +92,7 @@ void bt_destroy(struct bt *bt)
 	if (bt->meta && bt->meta != MAP_FAILED)
 		munmap(bt->meta, bt->meta_size);
 	free(bt->tr_space);
+	free(bt->stubs);
 	free(bt);
 }
 
@@ -181,7 +183,7 @@ void bt_enter_block(struct bt *bt)
 void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 {
 	struct cpu *c = bt->cpu;
-	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->enter);
+	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->stubs->enter);
 
 	c->bt.jump = bt->bc->jump;
 	bt_enter_block(bt);

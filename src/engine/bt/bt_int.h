@@ -69,6 +69,16 @@ struct bt_exit {
 	bool mem; /* flags are in cpu->bt.flags */
 };
 
+/*
+ * Code that all compiled code shares, writable addresses. Of those with two, the second is for
+ * flags that are in cpu->bt.flags already.
+ */
+struct bt_stubs {
+	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
+	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
+	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
+};
+
 struct bt_space;
 
 struct bt {
@@ -94,14 +104,7 @@ struct bt {
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */
 	bool running;	       /* compiled code is on the stack */
 	bool in_cpu;	       /* the block was left by a handler: flags are in struct cpu */
-	/*
-	 * Common stubs, writable addresses. Of those with two, the second is for flags that are in
-	 * cpu->bt.flags already.
-	 */
-	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
-	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow, *vec_save,
-		*vec_load;
-	uint8_t *x87_save, *x87_load;
+	struct bt_stubs *stubs;
 };
 
 /* stubs.c */

@@ -43,7 +43,7 @@ static void emit_lookup_misses(struct tr *t)
 
 		bt_emit_second_lookup(t->bt, e, l->miss);
 		e_mov_imm64(e, SCRATCH1, (uintptr_t)l->branch);
-		e_jmp_to(e, t->bt->lookup_miss);
+		e_jmp_to(e, t->bt->stubs->lookup_miss);
 	}
 }
 
@@ -352,7 +352,7 @@ static void emit_ret(struct tr *t, struct tr_insn *in)
 	e_code(e, 0xe3, 18);	      /* jrcxz over the next three */
 	e_mov_rr(e, H_RCX, SCRATCH1); /* 3 bytes */
 	e_mov_imm64(e, SCRATCH1, (uintptr_t)branch_site(t, in, -release)); /* 10 */
-	e_jmp_to(e, t->bt->ret_miss);					   /* 5 */
+	e_jmp_to(e, t->bt->stubs->ret_miss);				   /* 5 */
 	e_mov_rr(e, H_RCX, SCRATCH1);
 	e8(e, 0xc3);
 }

@@ -229,7 +229,7 @@ static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 	c->fill_write = g->check->write && g->check_at == g->first;
 	emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
 	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
-	e_jmp_to(e, t->bt->miss[s->mem]);
+	e_jmp_to(e, t->bt->stubs->miss[s->mem]);
 }
 
 void tr_emit_slow(struct tr *t)
@@ -250,6 +250,7 @@ void tr_emit_slow(struct tr *t)
 		c->vec_level = s->vec_level;
 		c->x87 = s->x87;
 		e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
-		e_jmp_to(e, s->kind == SLOW_ENTER ? t->bt->vec_enter[s->mem] : t->bt->rest[s->mem]);
+		e_jmp_to(e, s->kind == SLOW_ENTER ? t->bt->stubs->vec_enter[s->mem]
+						  : t->bt->stubs->rest[s->mem]);
 	}
 }

@@ -62,7 +62,7 @@ static void emit_vec_save(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
-	bt->vec_save = e->p;
+	bt->stubs->vec_save = e->p;
 	for (unsigned n = 0; n < 16; n++)
 		vec_move(bt, n, 0x11);
 	vec_mxcsr(e, 3, CPU_OFF(vec.mxcsr));
@@ -81,7 +81,7 @@ static void emit_vec_load(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
-	bt->vec_load = e->p;
+	bt->stubs->vec_load = e->p;
 	vec_mxcsr(e, 2, CPU_OFF(vec.mxcsr));
 	for (unsigned n = 0; n < 16; n++)
 		vec_move(bt, n, 0x10);
@@ -107,12 +107,12 @@ static void save_vectors(struct bt *bt)
 
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
-	call_if(e, bt->vec_save);
+	call_if(e, bt->stubs->vec_save);
 	/* Only now: saving the x87 state wants the host's own MXCSR, and loading it XMM registers.
 	 */
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_live));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.x87_was));
-	call_if(e, bt->x87_save);
+	call_if(e, bt->stubs->x87_save);
 }
 
 /* What vec_was and x87_was say is loaded again. Clobbers RAX. */
@@ -121,9 +121,9 @@ static void load_vectors(struct bt *bt)
 	struct emit *e = &bt->e;
 
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_was));
-	call_if(e, bt->x87_load);
+	call_if(e, bt->stubs->x87_load);
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
-	call_if(e, bt->vec_load);
+	call_if(e, bt->stubs->vec_load);
 }
 
 static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
@@ -136,13 +136,13 @@ static void emit_enter(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
-	bt->enter = e->p;
+	bt->stubs->enter = e->p;
 	for (unsigned n = 0; n < ARRAY_SIZE(callee_saved); n++)
 		e_push(e, callee_saved[n]);
 	e_mov_rr(e, SCRATCH1, H_RDI);
 	e_mov_imm64(e, SCRATCH0, 1ull << 63);
 	e_push(e, SCRATCH0);
-	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, bt->underflow));
+	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, bt->stubs->underflow));
 	e_push(e, SCRATCH0);
 	e_store(e, H_RSP, CPU_OFF(bt.host_rsp));
 	fill(e);
@@ -165,7 +165,7 @@ static void emit_handed_over(struct bt *bt)
 	struct emit *e = &bt->e;
 	uint8_t *go_on;
 
-	bt->handed_over = e->p;
+	bt->stubs->handed_over = e->p;
 	e_load(e, SCRATCH1, CPU_OFF(bt.go_on));
 	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
 	go_on = e_jcc(e, CC_NE);
@@ -180,7 +180,7 @@ static void emit_handed_over(struct bt *bt)
 /* Jumped to with cpu->rip set. */
 static void emit_leave(struct bt *bt, bool flags_mem)
 {
-	bt->leave[flags_mem] = bt->e.p;
+	bt->stubs->leave[flags_mem] = bt->e.p;
 	spill(&bt->e, flags_mem);
 	save_vectors(bt);
 	emit_return(&bt->e);
@@ -189,9 +189,9 @@ static void emit_leave(struct bt *bt, bool flags_mem)
 /* Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0. */
 static void emit_chain(struct bt *bt, bool flags_mem)
 {
-	bt->chain[flags_mem] = bt->e.p;
+	bt->stubs->chain[flags_mem] = bt->e.p;
 	e_store(&bt->e, SCRATCH0, CPU_OFF(bt.exit));
-	e_jmp_to(&bt->e, bt->leave[flags_mem]);
+	e_jmp_to(&bt->e, bt->stubs->leave[flags_mem]);
 }
 
 /* Calls a C function with the CPU as first argument; RBX holds RSP meanwhile. */
@@ -211,7 +211,7 @@ static void emit_step(struct bt *bt, bool flags_mem)
 	struct emit *e = &bt->e;
 	uint8_t *leave;
 
-	bt->step[flags_mem] = e->p;
+	bt->stubs->step[flags_mem] = e->p;
 	spill(e, flags_mem);
 	save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH0);
@@ -222,7 +222,7 @@ static void emit_step(struct bt *bt, bool flags_mem)
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
-	e_jmp_to(e, bt->handed_over);
+	e_jmp_to(e, bt->stubs->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1, from whose instruction to go on. */
@@ -230,12 +230,12 @@ static void emit_rest(struct bt *bt, bool flags_mem)
 {
 	struct emit *e = &bt->e;
 
-	bt->rest[flags_mem] = e->p;
+	bt->stubs->rest[flags_mem] = e->p;
 	spill(e, flags_mem);
 	save_vectors(bt);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_rest);
-	e_jmp_to(e, bt->handed_over);
+	e_jmp_to(e, bt->stubs->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1 and the first address checked in SCRATCH0. */
@@ -244,7 +244,7 @@ static void emit_miss(struct bt *bt, bool flags_mem)
 	struct emit *e = &bt->e;
 	uint8_t *rest;
 
-	bt->miss[flags_mem] = e->p;
+	bt->stubs->miss[flags_mem] = e->p;
 	spill(e, flags_mem);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	if (MISS_SAVES_VECTORS)
@@ -264,7 +264,7 @@ static void emit_miss(struct bt *bt, bool flags_mem)
 		save_vectors(bt);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
-	e_jmp_to(e, bt->handed_over);
+	e_jmp_to(e, bt->stubs->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1: loads the registers it is for if that is
@@ -274,7 +274,7 @@ static void emit_vec_enter(struct bt *bt, bool flags_mem)
 	struct emit *e = &bt->e;
 	uint8_t *rest;
 
-	bt->vec_enter[flags_mem] = e->p;
+	bt->stubs->vec_enter[flags_mem] = e->p;
 	spill(e, flags_mem);
 	save_vectors(bt);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
@@ -289,7 +289,7 @@ static void emit_vec_enter(struct bt *bt, bool flags_mem)
 	e_patch_here(e, rest);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
-	e_jmp_to(e, bt->handed_over);
+	e_jmp_to(e, bt->stubs->handed_over);
 }
 
 /* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
@@ -356,13 +356,13 @@ static void emit_lookup_miss(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
-	bt->no_native = e->p;
+	bt->stubs->no_native = e->p;
 	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
 	e_mov_imm32(e, SCRATCH1, 0);
-	bt->lookup_miss = e->p;
+	bt->stubs->lookup_miss = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(rip));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, bt->leave[1]);
+	e_jmp_to(e, bt->stubs->leave[1]);
 }
 
 /*
@@ -374,17 +374,17 @@ static void emit_ret_miss(struct bt *bt)
 	struct emit *e = &bt->e;
 	uint8_t *miss[2];
 
-	bt->ret_miss = e->p;
+	bt->stubs->ret_miss = e->p;
 	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	bt_emit_lookup(bt, e, true, miss);
 	bt_emit_second_lookup(bt, e, miss);
 	e_load(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, bt->lookup_miss);
+	e_jmp_to(e, bt->stubs->lookup_miss);
 	/* The return that matches the base of the shadow stack. */
-	bt->underflow = e->p;
+	bt->stubs->underflow = e->p;
 	e_mov_imm32(e, SCRATCH1, 0);
-	e_jmp_to(e, bt->ret_miss);
+	e_jmp_to(e, bt->stubs->ret_miss);
 }
 
 void bt_emit_stubs(struct bt *bt)

@@ -23,7 +23,7 @@ static void emit_save(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
-	bt->x87_save = e->p;
+	bt->stubs->x87_save = e->p;
 	fx(e, 0);
 	e_code(e, 0xdb, 0xe3); /* fninit: the monitor's own x87 state */
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_ip));
@@ -43,7 +43,7 @@ static void emit_load(struct bt *bt)
 {
 	struct emit *e = &bt->e;
 
-	bt->x87_load = e->p;
+	bt->stubs->x87_load = e->p;
 	e_load(e, H_RAX, FX_OFF(FX_FIP));
 	e_code(e, 0x25), e32(e, PAGE_SIZE - 1); /* and eax, imm32 */
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.x87_ip));

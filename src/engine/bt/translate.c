@@ -47,7 +47,7 @@ struct bt_check *tr_check(struct tr *t, const struct tr_insn *in)
 static void emit_hand_over(struct tr *t, struct tr_insn *in)
 {
 	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)tr_site(t, in));
-	e_call_to(t->e, t->bt->step[t->flags_mem]);
+	e_call_to(t->e, t->bt->stubs->step[t->flags_mem]);
 	t->flags_mem = false;
 	t->addend = NO_GROUP;
 	t->x87_paged = false;
@@ -93,7 +93,7 @@ static void emit_poll_exit(struct tr *t, uint8_t *const from[2], unsigned n)
 		e_patch_here(t->e, from[n]);
 	emit_rip(t, t->in[0].off);
 	/* Where they are dead it does not matter. */
-	e_jmp_to(t->e, t->bt->leave[t->in[0].live_in != 0]);
+	e_jmp_to(t->e, t->bt->stubs->leave[t->in[0].live_in != 0]);
 }
 
 static void emit_exits(struct tr *t)
@@ -119,7 +119,7 @@ static void emit_exits(struct tr *t)
 		e_patch(x->jump, e->p);
 		emit_rip(t, t->exit[n].target);
 		e_mov_imm64(e, SCRATCH0, (uintptr_t)x);
-		e_jmp_to(e, t->bt->chain[x->mem]);
+		e_jmp_to(e, t->bt->stubs->chain[x->mem]);
 	}
 }
 
