@@ -6,13 +6,40 @@
 /* Instructions between looks at the LAPIC timer: some tens of microseconds. */
 #define SLICE 4096
 
+/* Of decoded code; compiled code takes as much. Half of it holds a database server and its kernel.
+ */
+#define CACHE MIB(128)
+
+static int vm_create(struct smp *smp, bool translate, const struct engine_config *ecfg)
+{
+	struct interp_config cfg = {
+		.cache_bytes = CACHE, .translate = translate, .check_every = ecfg->check_every};
+
+	return interp_vm_create((struct interp_vm **)&smp->engine_data, smp->gmem, &cfg);
+}
+
+static int interp_vm_init(struct smp *smp, const struct engine_config *cfg)
+{
+	return vm_create(smp, false, cfg);
+}
+
+static int bt_vm_init(struct smp *smp, const struct engine_config *cfg)
+{
+	return vm_create(smp, true, cfg);
+}
+
+static void vm_fini(struct smp *smp)
+{
+	interp_vm_destroy(smp->engine_data);
+	smp->engine_data = NULL;
+}
+
 static int create(struct vcpu *v, bool translate, const struct engine_config *ecfg)
 {
 	struct interp_config cfg = {
+		.vm = v->smp->engine_data,
 		.self = v->index,
 		.requests = &v->requests,
-		/* Decoded code is per VCPU: keep the sum in bounds for wide guests. */
-		.cache_bytes = v->smp->n <= 16 ? MIB(48) : MIB(16),
 		.translate = translate,
 		.translate_after = ecfg->option ? strtoul(ecfg->option, NULL, 10) : 0,
 		.until_kicked = translate,
@@ -78,16 +105,25 @@ static void drop_code(struct vcpu *v, gfn_t gfn)
 	interp_drop_code(v->engine_data, gfn);
 }
 
-static void drop_all(struct vcpu *v)
+static void forget_code(struct vcpu *v)
 {
-	interp_drop_all(v->engine_data);
+	interp_forget_code(v->engine_data);
 }
 
-#define COMMON_OPS                                                                    \
-	.vcpu_fini = vcpu_fini, .thread_start = thread_start, .run = run,             \
-	.interruptible = interruptible, .inject = inject, .want_window = want_window, \
-	.drop_code = drop_code, .drop_all = drop_all
+static void drop_stale(struct vcpu *v)
+{
+	interp_drop_stale(v->engine_data);
+}
 
-const struct engine_ops interp_engine = {.name = "interp", .vcpu_init = interp_init, COMMON_OPS};
-const struct engine_ops bt_engine = {
-	.name = "bt", .vcpu_init = bt_init, .until_kicked = true, COMMON_OPS};
+#define COMMON_OPS                                                                            \
+	.vm_fini = vm_fini, .vcpu_fini = vcpu_fini, .thread_start = thread_start, .run = run, \
+	.interruptible = interruptible, .inject = inject, .want_window = want_window,         \
+	.drop_code = drop_code, .forget_code = forget_code, .drop_stale = drop_stale
+
+const struct engine_ops interp_engine = {
+	.name = "interp", .vm_init = interp_vm_init, .vcpu_init = interp_init, COMMON_OPS};
+const struct engine_ops bt_engine = {.name = "bt",
+				     .vm_init = bt_vm_init,
+				     .vcpu_init = bt_init,
+				     .until_kicked = true,
+				     COMMON_OPS};
