@@ -1,20 +1,51 @@
 #include <stdlib.h>
 
+#include "src/base/log.h"
 #include "src/engine/engine.h"
 #include "src/engine/interp/interp.h"
 
 /* Instructions between looks at the LAPIC timer: some tens of microseconds. */
 #define SLICE 4096
 
-/* Of decoded code; compiled code takes as much. Half of it holds a database server and its kernel.
- */
-#define CACHE MIB(128)
+/* Of decoded code, and as much of compiled: a quarter holds a database server and its kernel. */
+#define CACHE_MIB 128
+
+/* The engine's option: RUNS[,MIB]. */
+struct option {
+	uint32_t translate_after; /* how often a block is interpreted before; 0: a default */
+	size_t cache_bytes;
+};
+
+static int parse_option(const char *text, struct option *o)
+{
+	unsigned long mib = CACHE_MIB;
+	char *end = "";
+
+	*o = (struct option){0};
+	if (text && *text)
+		o->translate_after = strtoul(text, &end, 10);
+	if (*end == ',')
+		mib = strtoul(end + 1, &end, 10);
+	if (*end || mib < 1 || mib > 1024) {
+		log_err("\"%s\" is no option of the engine: give a number of runs after which code "
+			"is "
+			"compiled, and perhaps a comma and the code cache's MiB, 1 to 1024",
+			text);
+		return -EINVAL;
+	}
+	o->cache_bytes = MIB(mib);
+	return 0;
+}
 
 static int vm_create(struct smp *smp, bool translate, const struct engine_config *ecfg)
 {
-	struct interp_config cfg = {
-		.cache_bytes = CACHE, .translate = translate, .check_every = ecfg->check_every};
+	struct option o;
+	struct interp_config cfg = {.translate = translate, .check_every = ecfg->check_every};
+	int r = parse_option(ecfg->option, &o);
 
+	if (r)
+		return r;
+	cfg.cache_bytes = o.cache_bytes;
 	return interp_vm_create((struct interp_vm **)&smp->engine_data, smp->gmem, &cfg);
 }
 
@@ -36,19 +67,21 @@ static void vm_fini(struct smp *smp)
 
 static int create(struct vcpu *v, bool translate, const struct engine_config *ecfg)
 {
+	struct option o;
+	int r = parse_option(ecfg->option, &o);
 	struct interp_config cfg = {
 		.vm = v->smp->engine_data,
 		.self = v->index,
 		.requests = &v->requests,
 		.translate = translate,
-		.translate_after = ecfg->option ? strtoul(ecfg->option, NULL, 10) : 0,
+		.translate_after = o.translate_after,
 		.until_kicked = translate,
 		.check_every = ecfg->check_every,
 		.bt_log = ecfg->bt_log,
 		.perf_map = ecfg->perf_map,
 	};
 
-	return interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
+	return r ? r : interp_create((struct interp **)&v->engine_data, &v->cpu, &cfg);
 }
 
 static int interp_init(struct vcpu *v, const struct engine_config *cfg)
@@ -56,7 +89,6 @@ static int interp_init(struct vcpu *v, const struct engine_config *cfg)
 	return create(v, false, cfg);
 }
 
-/* Option: how often a block is interpreted before it is translated. */
 static int bt_init(struct vcpu *v, const struct engine_config *cfg)
 {
 	return create(v, true, cfg);
