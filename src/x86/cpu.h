@@ -14,6 +14,7 @@
 
 #include "mmu/gmem.h"
 #include "mmu/tlb.h"
+#include "src/base/clock.h"
 #include "src/base/stats.h"
 #include "src/base/types.h"
 #include "src/x86/arch.h"
@@ -190,6 +191,8 @@ struct cpu {
 		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
 		bool next;	/* a handler reached the end of its site */
 		int32_t left;	/* instructions before the next safepoint */
+		/* The guest's TSC by the host's; mult is 0 where cpu_ops.rdtsc has to be asked. */
+		struct clock_scale tsc;
 		void *owner;	/* struct bt */
 	} bt;
 
