@@ -172,6 +172,7 @@ struct cpu {
 		uint64_t addend[CPU_BT_ADDENDS]; /* of accesses that were checked */
 		const void *go_on;   /* where to go on in compiled code after C code, or NULL */
 		const void *check;   /* struct bt_check that failed */
+		const void *site;    /* struct bt_site of a change of mode */
 		uint32_t vec_level;  /* BT_VEC_*: what of vec is in the host's registers */
 		uint32_t vec_was;    /* what was, before it was saved */
 		uint32_t host_mxcsr; /* the monitor's own */
@@ -214,7 +215,20 @@ void cpu_fini(struct cpu *cpu);
 /* INIT or RESET state (SDM volume 3, table 10-1); cold also clears what INIT preserves. */
 void cpu_reset(struct cpu *cpu, bool cold);
 /* After any change of CPL, CR0.PG, CR4.SMAP or RFLAGS.AC: which TLB array is current. */
-void cpu_update_ctx(struct cpu *cpu);
+static inline void cpu_update_ctx(struct cpu *cpu)
+{
+	enum tlb_ctx ctx;
+
+	if (cpu->cpl == 3)
+		ctx = (cpu->rflags & FLAG_AC) && (cpu->cr0 & CR0_AM) ? TLB_ALIGN : TLB_USER;
+	else if ((cpu->cr4 & CR4_SMAP) && !(cpu->rflags & FLAG_AC))
+		ctx = TLB_SUPER;
+	else
+		ctx = TLB_SUPER_AC;
+	cpu->ctx = ctx;
+	cpu->tlb_cur = cpu->tlb.e[ctx];
+}
+
 void cpu_dump(const struct cpu *cpu, char *buf, size_t size);
 
 static inline bool cpu_long_mode(const struct cpu *cpu)

@@ -41,6 +41,7 @@ static void init_emit(struct bt *bt)
 	bt_emit_stubs(bt);
 	bt->first = bt->e.p;
 	bt->bc->no_native = e_exec(&bt->e, bt->stubs->no_native);
+	bt->mode_left = e_exec(&bt->e, bt->stubs->mode_left);
 }
 
 int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *cfg)
@@ -168,16 +169,6 @@ void bt_unkick(struct bt *bt)
 	/* Before the caller reads what it may be kicked for: a kick after that is seen by the code.
 	 */
 	atomic_store_seq(&bt->cpu->bt.stack_limit, here - SHADOW_BYTES);
-}
-
-void bt_enter_block(struct bt *bt)
-{
-	struct cpu *c = bt->cpu;
-
-	c->bt.page = c->rip & PAGE_MASK;
-	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
-	c->bt.salt = block_jump_salt(c, c->rip);
-	c->bt.flags = bt_flags_pack(c);
 }
 
 void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)

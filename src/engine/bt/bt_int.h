@@ -77,6 +77,8 @@ struct bt_stubs {
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
+	uint8_t *mode[2]; /* SYSCALL, SYSRET */
+	uint8_t *mode_left;
 };
 
 struct bt_space;
@@ -105,6 +107,7 @@ struct bt {
 	bool running;	       /* compiled code is on the stack */
 	bool in_cpu;	       /* the block was left by a handler: flags are in struct cpu */
 	struct bt_stubs *stubs;
+	const void *mode_left; /* where mode.c leads if the target is not compiled */
 };
 
 /* stubs.c */
@@ -139,12 +142,36 @@ void bt_rest(struct cpu *cpu, const struct bt_check *check);
  */
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 
-/* bt.c: sets what compiled code needs to know to run from cpu->rip on. */
-void bt_enter_block(struct bt *bt);
+/*
+ * mode.c: called as bt_miss() is. SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for the
+ * handler to do it.
+ */
+const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
+const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
 
 /* Lazy flags to AH (as LAHF) and AL (OF), and back. */
-uint16_t bt_flags_pack(const struct cpu *c);
-void bt_flags_unpack(struct cpu *c, uint16_t ax);
+static inline uint16_t bt_flags_pack(const struct cpu *c)
+{
+	uint64_t f = flags_get(c);
+
+	return (f & 0xff) << 8 | (f & FLAG_OF ? 1 : 0);
+}
+
+static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
+{
+	flags_set_arith(c, ax >> 8 | (ax & 1 ? FLAG_OF : 0));
+}
+
+/* Sets what compiled code needs to know to run from cpu->rip on. */
+static inline void bt_enter_block(struct bt *bt)
+{
+	struct cpu *c = bt->cpu;
+
+	c->bt.page = c->rip & PAGE_MASK;
+	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
+	c->bt.salt = block_jump_salt(c, c->rip);
+	c->bt.flags = bt_flags_pack(c);
+}
 
 /* The host's arithmetic flags to cpu->bt.flags and back; tmp: a scratch register. */
 static inline void bt_emit_flags_save(struct emit *e, unsigned tmp)

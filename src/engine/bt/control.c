@@ -64,8 +64,8 @@ static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 	if (target < 0 || target >= (int64_t)PAGE_SIZE)
 		add_far(t, from, target, NULL);
 	else
-		t->exit[t->nexits++] =
-			(struct tr_exit){.from = from, .target = target, .mem = t->flags_mem};
+		t->exit[t->nexits++] = (struct tr_exit){
+			.from = from, .target = target, .key = t->exit_key, .mem = t->flags_mem};
 }
 
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)

@@ -150,7 +150,7 @@ void tr_flags_before(struct tr *t, const struct tr_insn *in)
 {
 	uint32_t kept = in->flag_touches ? in->live_out & ~in->flag_kills : 0;
 
-	if (!t->flags_mem || !(in->flag_reads | kept))
+	if (!t->flags_mem || in->flags_anywhere || !(in->flag_reads | kept))
 		return;
 	bt_emit_flags_restore(t->e, SCRATCH0);
 	t->flags_mem = false;

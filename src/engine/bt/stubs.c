@@ -292,6 +292,45 @@ static void emit_vec_enter(struct bt *bt, bool flags_mem)
 	e_jmp_to(e, bt->stubs->handed_over);
 }
 
+/* What a C function may clobber of what the guest's registers are in. */
+static const uint8_t caller_saved[] = {RAX, RCX, RDX, RSI, RDI, R8, R9};
+
+/*
+ * Jumped to with the struct bt_site in SCRATCH0 and the flags in cpu->bt.flags; fn is of mode.c.
+ * Another mode may have other returns: the shadow stack is emptied.
+ */
+static void emit_mode(struct bt *bt, unsigned which, void *fn)
+{
+	struct emit *e = &bt->e;
+	uint8_t *refused;
+
+	bt->stubs->mode[which] = e->p;
+	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
+		e_store(e, caller_saved[n], GPR_OFF(caller_saved[n]));
+	e_store(e, SCRATCH0, CPU_OFF(bt.site));
+	if (MISS_SAVES_VECTORS)
+		save_vectors(bt);
+	e_mov_rr(e, H_RSI, SCRATCH0);
+	e_load(e, H_RDI, CPU_OFF(bt.self));
+	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
+	e_push(e, H_RAX); /* aligns */
+	e_mov_imm64(e, H_RAX, (uintptr_t)fn);
+	e_code(e, 0xff, 0xd0); /* call rax */
+	e_pop(e, H_RCX);
+	e_mov_rr(e, SCRATCH1, H_RAX);
+	if (MISS_SAVES_VECTORS)
+		load_vectors(bt);
+	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
+		e_load(e, caller_saved[n], GPR_OFF(caller_saved[n]));
+	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
+	refused = e_jcc(e, CC_E);
+	e_jmp_reg(e, SCRATCH1);
+	e_patch_here(e, refused);
+	e_load(e, SCRATCH0, CPU_OFF(bt.site));
+	/* It does not come back: the handler ends the block. */
+	e_call_to(e, bt->stubs->step[1]);
+}
+
 /* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
 static void emit_probe(struct emit *e, uint8_t *miss[2])
 {
@@ -363,6 +402,11 @@ static void emit_lookup_miss(struct bt *bt)
 	e_store(e, SCRATCH0, CPU_OFF(rip));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	e_jmp_to(e, bt->stubs->leave[1]);
+	/* With cpu->rip set. */
+	bt->stubs->mode_left = e->p;
+	e_mov_imm32(e, SCRATCH1, 0);
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	e_jmp_to(e, bt->stubs->leave[1]);
 }
 
 /*
@@ -401,6 +445,8 @@ void bt_emit_stubs(struct bt *bt)
 		emit_miss(bt, mem);
 		emit_vec_enter(bt, mem);
 	}
+	emit_mode(bt, 0, bt_syscall);
+	emit_mode(bt, 1, bt_sysret);
 	emit_lookup_miss(bt);
 	emit_ret_miss(bt);
 	emit_enter(bt);
