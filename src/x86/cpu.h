@@ -167,6 +167,7 @@ struct cpu {
 		struct cpu *self;
 		uint64_t rax;	   /* host RAX while it holds flags */
 		uint64_t host_rsp; /* base of the shadow stack of return addresses */
+		uint64_t user_rsp; /* its top when SYSCALL was executed, or 0: it is gone */
 		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */
 		uint64_t stack_limit;
 		uint64_t addend[CPU_BT_ADDENDS]; /* of accesses that were checked */

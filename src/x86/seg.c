@@ -641,7 +641,9 @@ void seg_syscall(struct cpu *cpu, uint64_t next_rip)
 	if (!(cpu->efer & EFER_SCE) || cpu_real_mode(cpu))
 		cpu_raise_ud(cpu);
 	if (cpu_long_mode(cpu)) {
-		seg_syscall_long(cpu, next_rip, cpu_code64(cpu) ? cpu->lstar : cpu->cstar);
+		flags_set_arith(cpu, seg_syscall_long(cpu, next_rip,
+						      cpu_code64(cpu) ? cpu->lstar : cpu->cstar,
+						      flags_get(cpu)));
 	} else {
 		cpu->gpr[RCX] = next_rip;
 		cpu->rip = (uint32_t)cpu->star;
@@ -664,6 +666,7 @@ void seg_sysret(struct cpu *cpu, unsigned opsize)
 		cpu_raise_gp(cpu);
 	if (cpu_long_mode(cpu)) {
 		seg_sysret_long(cpu, opsize == 8);
+		flags_set_arith(cpu, cpu->gpr[R11]);
 		return;
 	}
 	cpu->rip = (uint32_t)cpu->gpr[RCX];

@@ -26,22 +26,29 @@ static inline struct seg seg_flat_data(uint16_t sel, unsigned cpl)
 	};
 }
 
-/* In long mode; target: LSTAR or CSTAR */
-static inline void seg_syscall_long(struct cpu *cpu, uint64_t next_rip, uint64_t target)
+/*
+ * In long mode; target: LSTAR or CSTAR. flags: all of RFLAGS. The caller sets the new arithmetic
+ * flags, which are returned.
+ */
+static inline uint64_t seg_syscall_long(struct cpu *cpu, uint64_t next_rip, uint64_t target,
+					uint64_t flags)
 {
 	uint16_t sel = cpu->star >> 32 & 0xfffc;
 
 	cpu->gpr[RCX] = next_rip;
-	cpu->gpr[R11] = flags_get(cpu) & ~(uint64_t)FLAG_RF;
+	cpu->gpr[R11] = flags & ~(uint64_t)FLAG_RF;
 	cpu->rip = target;
-	flags_set_arith(cpu, cpu->gpr[R11] & ~cpu->sfmask);
 	cpu->rflags &= ~(uint32_t)cpu->sfmask & ~FLAG_RF;
 	cpu_set_cs(cpu, seg_flat_code(sel, 0, true));
 	cpu->seg[SEG_SS] = seg_flat_data(sel + 8, 0);
 	cpu_set_cpl(cpu, 0);
+	return flags & ~cpu->sfmask & FLAGS_ARITH;
 }
 
-/* In long mode at CPL 0, to 64-bit code or to compatibility mode. */
+/*
+ * In long mode at CPL 0, to 64-bit code or to compatibility mode. The caller sets the new arithmetic
+ * flags: those of R11.
+ */
 static inline void seg_sysret_long(struct cpu *cpu, bool to64)
 {
 	uint16_t sel = cpu->star >> 48;
@@ -51,7 +58,6 @@ static inline void seg_sysret_long(struct cpu *cpu, bool to64)
 	cpu_set_cs(cpu, seg_flat_code((to64 ? sel + 16 : sel) | 3, 3, to64));
 	cpu->rflags = cpu->gpr[R11] & (FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC |
 				       FLAG_ID);
-	flags_set_arith(cpu, cpu->gpr[R11]);
 	cpu->seg[SEG_SS] = seg_flat_data((sel + 8) | 3, 3);
 	cpu_set_cpl(cpu, 3);
 }

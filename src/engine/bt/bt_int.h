@@ -149,28 +149,62 @@ const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
 const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
 
-/* Lazy flags to AH (as LAHF) and AL (OF), and back. */
+/* Arithmetic flags to AH (as LAHF) and AL (OF), and back. */
+static inline uint16_t bt_flags_word(uint64_t f)
+{
+	return (f & (FLAGS_ARITH & 0xff)) << 8 | FLAG_ONE << 8 | (f & FLAG_OF ? 1 : 0);
+}
+
+static inline uint64_t bt_flags_arith(uint16_t ax)
+{
+	return (ax >> 8 & FLAGS_ARITH) | (ax & 1 ? FLAG_OF : 0);
+}
+
 static inline uint16_t bt_flags_pack(const struct cpu *c)
 {
-	uint64_t f = flags_get(c);
-
-	return (f & 0xff) << 8 | (f & FLAG_OF ? 1 : 0);
+	return bt_flags_word(flags_get(c));
 }
 
 static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
 {
-	flags_set_arith(c, ax >> 8 | (ax & 1 ? FLAG_OF : 0));
+	flags_set_arith(c, bt_flags_arith(ax));
 }
 
-/* Sets what compiled code needs to know to run from cpu->rip on. */
-static inline void bt_enter_block(struct bt *bt)
+/* Sets what compiled code needs to know to run from cpu->rip on, but for the flags. */
+static inline void bt_enter_place(struct bt *bt)
 {
 	struct cpu *c = bt->cpu;
 
 	c->bt.page = c->rip & PAGE_MASK;
 	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
 	c->bt.salt = block_jump_salt(c, c->rip);
-	c->bt.flags = bt_flags_pack(c);
+}
+
+static inline void bt_enter_block(struct bt *bt)
+{
+	bt_enter_place(bt);
+	bt->cpu->bt.flags = bt_flags_pack(bt->cpu);
+}
+
+/*
+ * The shadow stack holds guest return addresses, negated, with the host's above. No canonical address
+ * matches these: what lies below one of them belongs to another mode.
+ */
+#define SHADOW_BARRIER	  (1ull << 63)
+#define SHADOW_AC_BARRIER (SHADOW_BARRIER | 1) /* ... before STAC */
+void bt_emit_barrier(struct bt *bt, struct emit *e, uint64_t barrier);
+static inline void bt_emit_forget_user(struct emit *e)
+{
+	e_code(e, 0x65, 0x48, 0xc7, 0x04, 0x25); /* mov qword gs:[user_rsp], imm32 */
+	e32(e, CPU_OFF(bt.user_rsp));
+	e32(e, 0);
+}
+
+/* Forgets all returns; flags stay. */
+static inline void bt_emit_shadow_reset(struct emit *e)
+{
+	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
+	bt_emit_forget_user(e);
 }
 
 /* The host's arithmetic flags to cpu->bt.flags and back; tmp: a scratch register. */

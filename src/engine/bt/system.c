@@ -153,6 +153,25 @@ static void set_ctx(struct emit *e, enum tlb_ctx ctx)
 	gs_imm(e, EXT_XOR, CPU_OFF(bt.key), BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC));
 }
 
+/*
+ * Returns that were expected before STAC are expected again, if CLAC stands at the same depth: they
+ * lead to code of this context.
+ */
+static void leave_barrier(struct emit *e)
+{
+	uint8_t *other, *done;
+
+	e_load_at(e, SCRATCH0, H_RSP, 8);
+	e_mov_imm64(e, SCRATCH1, SHADOW_AC_BARRIER);
+	e_code(e, 0x4d, 0x39, 0xda); /* cmp r10, r11 */
+	other = e_jcc(e, CC_NE);
+	e_lea(e, H_RSP, H_RSP, H_NONE, 0, 16);
+	done = e_jmp(e);
+	e_patch_here(e, other);
+	bt_emit_shadow_reset(e);
+	e_patch_here(e, done);
+}
+
 /* Goes on with the unit of the other context, joined as any in the page. */
 static void emit_ac(struct tr *t, struct tr_insn *in)
 {
@@ -168,6 +187,10 @@ static void emit_ac(struct tr *t, struct tr_insn *in)
 		tr_exit(t, tr_next(in), CC_E);
 	}
 	set_ctx(e, set ? TLB_SUPER_AC : TLB_SUPER);
+	if (set)
+		bt_emit_barrier(t->bt, e, SHADOW_AC_BARRIER);
+	else
+		leave_barrier(e);
 	t->exit_key ^= BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC);
 	tr_exit(t, tr_next(in), TR_ALWAYS);
 	t->exit_key = t->b->key;
