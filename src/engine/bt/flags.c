@@ -41,6 +41,21 @@ static bool writes_undefined(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* System instructions that leave the arithmetic flags alone. */
+static bool keeps_flags(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_STAC:
+	case ZYDIS_MNEMONIC_CLAC: return true;
+	default: return false;
+	}
+}
+
 /* What an instruction reads of, surely overwrites in, and may overwrite in the arithmetic flags. */
 static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op,
 		     uint32_t *reads, uint32_t *kills, uint32_t *touches)
@@ -48,6 +63,8 @@ static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 
 	*reads = *kills = *touches = 0;
+	if (keeps_flags(zi->mnemonic))
+		return;
 	switch (zi->meta.category) {
 	case ZYDIS_CATEGORY_SYSCALL:
 	case ZYDIS_CATEGORY_SYSRET:
