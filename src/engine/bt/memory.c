@@ -123,20 +123,24 @@ static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 	/* The last address of the group that has to be aligned: its page is that of the last byte.
 	 */
 	int64_t last = g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
-	uint32_t mask = 0xfffff000u | (g->align ? g->align - 1 : 0);
-	uint8_t *retry = e->p;
+	struct tr_slow slow = {.retry = e->p, .g = g, .at = at, .mem = t->flags_mem};
 
 	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
 	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last - g->lo);
-	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	 /* shr r11, imm8 */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK); /* and r11d, imm32 */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, mask);	 /* and r10, mask */
+	if (g->align) {
+		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
+		slow.from = e_jcc(e, CC_NE);
+		t->slow[t->nslow++] = slow;
+	}
+	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	  /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);  /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, mask */
 	emit_tag(t);
 	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1,
 		  entry + (g->write ? offsetof(struct tlb_entry, wtag)
 				    : offsetof(struct tlb_entry, rtag)));
-	t->slow[t->nslow++] = (struct tr_slow){
-		.from = e_jcc(e, CC_NE), .retry = retry, .g = g, .at = at, .mem = t->flags_mem};
+	slow.from = e_jcc(e, CC_NE);
+	t->slow[t->nslow++] = slow;
 	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
 }
 

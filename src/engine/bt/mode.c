@@ -17,11 +17,10 @@ static const void *target(struct cpu *c, uint64_t flags)
 	c->bt.flags = bt_flags_word(flags);
 	if (j->rip != c->rip || j->key != c->bt.key)
 		j = block_jump_second(bt->bc, j);
-	if (bt->single || j->rip != c->rip || j->key != c->bt.key)
-		return bt->mode_left;
-	if (likely(j->native != bt->bc->no_native))
-		return j->native;
-	return j->block->native ? j->block->far_native : bt->mode_left;
+	if (bt->single || j->rip != c->rip || j->key != c->bt.key ||
+	    j->native == bt->bc->no_native)
+		return e_exec(&bt->stubs->e, bt->stubs->mode_left);
+	return j->native;
 }
 
 /* Whoever waits for a window must see it open: that is the run loop's business. */

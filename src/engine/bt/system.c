@@ -188,7 +188,7 @@ static void emit_ac(struct tr *t, struct tr_insn *in)
 	}
 	set_ctx(e, set ? TLB_SUPER_AC : TLB_SUPER);
 	if (set)
-		bt_emit_barrier(t->bt, e, SHADOW_AC_BARRIER);
+		bt_emit_barrier(t->bt->stubs, e, SHADOW_AC_BARRIER);
 	else
 		leave_barrier(e);
 	t->exit_key ^= BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC);
