@@ -46,8 +46,8 @@ static inline uint64_t seg_syscall_long(struct cpu *cpu, uint64_t next_rip, uint
 }
 
 /*
- * In long mode at CPL 0, to 64-bit code or to compatibility mode. The caller sets the new arithmetic
- * flags: those of R11.
+ * In long mode at CPL 0, to 64-bit code or to compatibility mode. The caller sets the new
+ * arithmetic flags: those of R11.
  */
 static inline void seg_sysret_long(struct cpu *cpu, bool to64)
 {
@@ -56,8 +56,8 @@ static inline void seg_sysret_long(struct cpu *cpu, bool to64)
 	/* AMD leaves a non-canonical RIP to fault at the target; so do we. */
 	cpu->rip = to64 ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
 	cpu_set_cs(cpu, seg_flat_code((to64 ? sel + 16 : sel) | 3, 3, to64));
-	cpu->rflags = cpu->gpr[R11] & (FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC |
-				       FLAG_ID);
+	cpu->rflags = cpu->gpr[R11] &
+		      (FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID);
 	cpu->seg[SEG_SS] = seg_flat_data((sel + 8) | 3, 3);
 	cpu_set_cpl(cpu, 3);
 }

@@ -150,8 +150,8 @@ void bt_rest(struct cpu *cpu, const struct bt_check *check);
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 
 /*
- * mode.c: called as bt_miss() is. SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for the
- * handler to do it.
+ * mode.c: called as bt_miss() is. SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for
+ * the handler to do it.
  */
 const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
 const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
@@ -194,8 +194,8 @@ static inline void bt_enter_block(struct bt *bt)
 }
 
 /*
- * The shadow stack holds guest return addresses, negated, with the host's above. No canonical address
- * matches these: what lies below one of them belongs to another mode.
+ * The shadow stack holds guest return addresses, negated, with the host's above. No canonical
+ * address matches these: what lies below one of them belongs to another mode.
  */
 #define SHADOW_BARRIER	  (1ull << 63)
 #define SHADOW_AC_BARRIER (SHADOW_BARRIER | 1) /* ... before STAC */

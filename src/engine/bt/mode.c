@@ -1,7 +1,7 @@
 /*
- * Changes between user and kernel mode in compiled code. Called with the guest's vector registers in
- * the host's and the general ones that C functions may clobber in struct cpu; this and all it calls
- * use no vector registers.
+ * Changes between user and kernel mode in compiled code. Called with the guest's vector registers
+ * in the host's and the general ones that C functions may clobber in struct cpu; this and all it
+ * calls use no vector registers.
  */
 #include "src/engine/bt/bt_int.h"
 
@@ -17,8 +17,7 @@ static const void *target(struct cpu *c, uint64_t flags)
 	c->bt.flags = bt_flags_word(flags);
 	if (j->rip != c->rip || j->key != c->bt.key)
 		j = block_jump_second(bt->bc, j);
-	if (bt->single || j->rip != c->rip || j->key != c->bt.key ||
-	    j->native == bt->bc->no_native)
+	if (bt->single || j->rip != c->rip || j->key != c->bt.key || j->native == bt->bc->no_native)
 		return e_exec(&bt->stubs->e, bt->stubs->mode_left);
 	return j->native;
 }

@@ -64,8 +64,8 @@ static void emit_cli(struct tr *t, struct tr_insn *in)
 }
 
 /*
- * The next instruction follows in the unit, whose code looks at requests only at its top: so that is
- * the shadow. What waits for IF already is for the handler to see.
+ * The next instruction follows in the unit, whose code looks at requests only at its top: so that
+ * is the shadow. What waits for IF already is for the handler to see.
  */
 static void emit_sti(struct tr *t, struct tr_insn *in)
 {
@@ -102,13 +102,13 @@ static void emit_rdtsc(struct tr *t, struct tr_insn *in)
 	is_zero(e, true, scale + offsetof(struct clock_scale, mult));
 	unknown = slow_if(t, in, SLOW_STEP, CC_E);
 	if (and_aux)
-		e_code(e, 0x0f, 0xae, 0xe8);	/* lfence */
-	e_code(e, 0x0f, 0x31);			/* rdtsc */
-	e_code(e, 0x48, 0xc1, 0xe2, 32);	/* shl rdx, 32 */
-	e_code(e, 0x48, 0x09, 0xd0);		/* or rax, rdx */
+		e_code(e, 0x0f, 0xae, 0xe8); /* lfence */
+	e_code(e, 0x0f, 0x31);		     /* rdtsc */
+	e_code(e, 0x48, 0xc1, 0xe2, 32);     /* shl rdx, 32 */
+	e_code(e, 0x48, 0x09, 0xd0);	     /* or rax, rdx */
 	e_gs(e, true, 0x2b, H_RAX, scale + offsetof(struct clock_scale, tsc0));
 	e_gs(e, true, 0xf7, 4, scale + offsetof(struct clock_scale, mult)); /* mul */
-	e_code(e, 0x48, 0x0f, 0xac, 0xd0, 32);	/* shrd rax, rdx, 32 */
+	e_code(e, 0x48, 0x0f, 0xac, 0xd0, 32);				    /* shrd rax, rdx, 32 */
 	e_gs(e, true, 0x03, H_RAX, scale + offsetof(struct clock_scale, ns0));
 	e_mov_rr(e, H_RDX, H_RAX);
 	e_code(e, 0x48, 0xc1, 0xea, 32); /* shr rdx, 32 */

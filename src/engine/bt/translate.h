@@ -69,12 +69,12 @@ struct tr_insn {
 	struct shape shape;
 	struct tr_access acc[2];
 	uint8_t naccs;
-	bool ends;	/* control does not reach what is behind the instruction */
-	bool x87;	/* needs the x87 state, be it as MMX registers */
-	bool x87_data;	/* ... and sets the pointers to the last instruction and its operand */
-	bool checks;	/* in a unit that needs the x87 state: some check stands before it */
-	bool may_leave; /* its host code may give up */
-	bool barrier;	/* no check holds behind it */
+	bool ends;	     /* control does not reach what is behind the instruction */
+	bool x87;	     /* needs the x87 state, be it as MMX registers */
+	bool x87_data;	     /* ... and sets the pointers to the last instruction and its operand */
+	bool checks;	     /* in a unit that needs the x87 state: some check stands before it */
+	bool may_leave;	     /* its host code may give up */
+	bool barrier;	     /* no check holds behind it */
 	bool flags_anywhere; /* counts as reading flags, but needs none in the host's */
 	enum tr_follow follow;
 	uint32_t live_in;		 /* flags whose value before the instruction matters */
