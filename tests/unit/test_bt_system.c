@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "src/base/atomic.h"
 #include "tests/unit/guest_cpu.h"
 
 #define MAX_INSNS  100000
@@ -203,11 +204,39 @@ SCENARIO(syscall_disabled, user, disabled, KERNEL(kernel))
 CODE(stepping, "sub $1, %r12d; jns 1f; or $0x100, %r11d; 1: sysretq")
 SCENARIO(sysret_stepping, user, any_mode, KERNEL(stepping))
 
-/* The kernel returns to where user code would have: that code runs with the kernel's rights. */
-CODE(user_calls, "1: call 2f; mov %cs, %eax; mov %rax, (%rdi); mov %cr0, %rbx; pushfq; pop %rsi; "
-		 "ud2; 2: inc %r9d; syscall")
-CODE(kernel_returns, "mov %cs, %edx; inc %r10d; ret")
-SCENARIO(return_across, user_calls, any_mode, KERNEL(kernel_returns))
+/* At last the kernel returns to where user code would: that then has the kernel's rights. */
+CODE(user_calls, "mov %rdi, %rbx; 1: call 2f; mov (%rbx), %rdx; mov %cs, %eax; mov %rax, (%rdi)\n"
+		 "test $3, %al; jnz 1b; mov %cr0, %rbp; ud2; 2: inc %r9d; syscall; ret")
+CODE(kernel_returns, "lea 0x1000(%rdi), %rax; dec %r12d; cmovz %rax, %rbx; jz 1f; sysretq; 1: ret")
+
+static void kernel_page(struct guest_cpu *g, unsigned round)
+{
+	any_mode(g, round);
+	g->pt[(DATA_GPA >> PAGE_SHIFT) + 1] &= ~(uint64_t)PTE_U;
+}
+SCENARIO(return_across, user_calls, kernel_page, KERNEL(kernel_returns))
+
+/*
+ * The kernel drops all expected returns, and RAX, which is stored where the last one was, looks
+ * like it.
+ */
+CODE(user_waits, "lea 3f(%rip), %r13; neg %r13; 1: call 2f; 3: dec %r12d; jnz 1b; ud2\n"
+		 "2: syscall; ret")
+CODE(kernel_drops, "lea 1f(%rip), %rax; push %rax; ret; 1: mov %r13, %rax; mov %rax, %r8; sysretq")
+SCENARIO(returns_dropped, user_waits, any_mode, KERNEL(kernel_drops))
+
+/* The kernel turns alignment checks on and off; at last an access in the caller is not aligned. */
+CODE(user_aligns, "mov %rdi, %rdx; 1: call 2f; mov (%rdx), %rax; add %rax, %rbx; jmp 1b\n"
+		  "2: syscall; ret")
+CODE(kernel_aligns, "xor $0x40000, %r11d; lea 1(%rdi), %rbp; dec %r12d; cmovz %rbp, %rdx; sysretq")
+
+static void may_align(struct guest_cpu *g, unsigned round)
+{
+	set_cpl(g->cpu, 3);
+	g->cpu->cr0 |= CR0_AM;
+	g->cpu->gpr[R12] = 9;
+}
+SCENARIO(alignment, user_aligns, may_align, KERNEL(kernel_aligns))
 
 /* More returns in the kernel than calls, and then a SYSRET: user code's own are still right. */
 CODE(user_deep, "1: call 2f; inc %ebx; dec %r12d; jnz 1b; pushfq; pop %rsi; ud2\n"
@@ -246,10 +275,18 @@ static void not_kernel(struct guest_cpu *g, unsigned round)
 }
 SCENARIO(stac_user, smap, not_kernel)
 
-/* Too early a return finds the rights of the function that set AC, not those of its caller. */
-CODE(smap_unbalanced, "call 1f; mov (%rdi), %ebx; clac; mov (%rdi), %ecx; pushfq; pop %rsi; ud2\n"
-		      "1: stac; pop %rdx; push %rdx; inc %r9d; ret")
-SCENARIO(smap_unbalanced, smap_unbalanced, smap_on)
+/* By turns the callee sets AC and its caller needs that. */
+CODE(smap_turns, "lea 2f(%rip), %rdx; lea 3f(%rip), %rcx; mov $0x21000, %r8d\n"
+		 "1: call *%rdx; mov (%r8), %ebx; clac; xchg %rdx, %rcx; xchg %rdi, %r8\n"
+		 "dec %r12d; jnz 1b; mov (%rdi), %ebp; ud2\n"
+		 "2: inc %r9d; ret; 3: inc %r9d; stac; ret")
+
+static void turns(struct guest_cpu *g, unsigned round)
+{
+	smap_on(g, round);
+	g->cpu->gpr[R12] = 8;
+}
+SCENARIO(smap_turns, smap_turns, turns)
 
 /* --- STI, CLI ------------------------------------------------------------------------------- */
 
@@ -280,6 +317,43 @@ CODE(sti_page,
      "jmp 1f; .skip 4088, 0x90; 1: inc %eax; sti; inc %ebx; inc %edx; pushfq; pop %rsi; ud2")
 
 SCENARIO(sti_page, sti_page, window, .once = true)
+
+/* What RDTSC asks posts a request: nobody looks at that between STI and the next instruction. */
+CODE(sti_request, ".rept 45; nop; .endr; cli; rdtsc; sti; inc %ebx; inc %edx; jmp .")
+
+static struct guest_cpu *requested;
+
+static uint64_t request(struct cpu *cpu)
+{
+	requested->requests = 1;
+	atomic_store_seq(&cpu->bt.stack_limit, ~0ull);
+	return 0;
+}
+
+static void test_sti_request(void **state)
+{
+	static const struct cpu_ops posting = {.rdtsc = request};
+	static const struct scenario s = {.code = sti_request_code};
+	struct guest_cpu *g = create(true);
+	struct cpu *c = g->cpu;
+
+	requested = g;
+	c->ops = &posting;
+	guest_cpu_load(g, CODE_GPA, sti_request);
+	for (unsigned n = 0; n < ROUNDS; n++) {
+		begin(g, &s, n);
+		/* The STI is the last of its block, or not. */
+		c->rip = CODE_GPA + n % 4;
+		c->gpr[RBX] = 0;
+		shootdown_drain(&g->queue, &g->sink);
+		assert_int_equal(interp_run(g->in, MAX_INSNS, false), INTERP_REQUEST);
+		if (!(c->event & CPU_EVENT_SHADOW))
+			assert_int_equal(c->gpr[RBX], 1);
+		g->requests = 0;
+	}
+	assert_true(g->stats.blocks_compiled > 0);
+	guest_cpu_destroy(g);
+}
 
 static void iopl(struct guest_cpu *g, unsigned round)
 {
@@ -374,12 +448,27 @@ static void test_rdtsc_scaled(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(syscall),	     TEST(syscall_disabled), TEST(sysret_stepping),
-		TEST(return_across), TEST(returns_outlive),  TEST(smap),
-		TEST(stac_user),     TEST(smap_unbalanced),  TEST(sti),
-		TEST(sti_twice),     TEST(sti_halt),	     TEST(sti_last),
-		TEST(sti_page),	     TEST(sti_user),	     TEST(pushf),
-		TEST(mov_cr),	     TEST(rdtsc_asked),	     TEST(rdtsc_scaled),
+		TEST(syscall),
+		TEST(syscall_disabled),
+		TEST(sysret_stepping),
+		TEST(return_across),
+		TEST(returns_dropped),
+		TEST(alignment),
+		TEST(returns_outlive),
+		TEST(smap),
+		TEST(stac_user),
+		TEST(smap_turns),
+		TEST(sti),
+		TEST(sti_twice),
+		TEST(sti_halt),
+		TEST(sti_last),
+		TEST(sti_page),
+		TEST(sti_request),
+		TEST(sti_user),
+		TEST(pushf),
+		TEST(mov_cr),
+		TEST(rdtsc_asked),
+		TEST(rdtsc_scaled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
