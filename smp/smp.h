@@ -46,6 +46,7 @@ struct vcpu {
 	uint64_t kvmclock_gpa; /* 0: off */
 	uint32_t kvmclock_version;
 	uint64_t tsc_offset; /* guest TSC = guest time in ns + offset, modulo 2^64 */
+	uint32_t clock_seq;  /* of the clock's scale that cpu.bt.tsc was made from; 0: none */
 	void *engine_data;
 	pthread_t thread;
 
@@ -114,6 +115,8 @@ static inline uint64_t vcpu_now(struct vcpu *v)
 	return clock_now(v->smp->clk);
 }
 
+/* At every safepoint: keeps the guest's TSC with the clock. */
+void vcpu_follow_clock(struct vcpu *v);
 /* Takes the request bits, acts on INIT, SIPI, NMI and posted interrupts; returns the bits. */
 uint32_t vcpu_take_requests(struct vcpu *v);
 /* Whether an interrupt would be taken if RFLAGS.IF allowed it. */

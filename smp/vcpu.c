@@ -51,7 +51,7 @@ void vcpu_block(struct vcpu *v, const struct shootdown_sink *sink)
 	struct timespec ts, *timeout = NULL;
 
 	if (deadline) {
-		uint64_t ns = v->smp->clk->start_ns + deadline;
+		uint64_t ns = clock_host_ns(v->smp->clk, deadline);
 
 		ts.tv_sec = ns / NSEC_PER_SEC;
 		ts.tv_nsec = ns % NSEC_PER_SEC;
@@ -92,6 +92,20 @@ static void do_sipi(struct vcpu *v)
 	v->cpu.seg[SEG_CS].base = vector << 12;
 	v->cpu.rip = 0;
 	v->mp_state = VCPU_RUNNING;
+}
+
+void vcpu_follow_clock(struct vcpu *v)
+{
+	struct clock_scale scale;
+	uint32_t seq;
+
+	clock_follow(v->smp->clk);
+	seq = clock_scale(v->smp->clk, &scale);
+	if (likely(seq == v->clock_seq))
+		return;
+	v->clock_seq = seq;
+	scale.ns0 += v->tsc_offset;
+	v->cpu.bt.tsc = scale;
 }
 
 uint32_t vcpu_take_requests(struct vcpu *v)
@@ -221,6 +235,9 @@ static uint64_t hook_rdtsc(struct cpu *cpu)
 {
 	struct vcpu *v = to_vcpu(cpu);
 
+	/* As compiled code does it. */
+	if (v->clock_seq)
+		return clock_scaled(&cpu->bt.tsc, __builtin_ia32_rdtsc());
 	return vcpu_now(v) + v->tsc_offset;
 }
 
@@ -230,6 +247,7 @@ static void hook_move_tsc(struct cpu *cpu, uint64_t delta)
 	struct vcpu *v = to_vcpu(cpu);
 
 	v->tsc_offset += delta;
+	cpu->bt.tsc.ns0 += delta;
 	lapic_tsc_moved(v);
 	pv_tsc_moved(v);
 	cpu->event |= CPU_EVENT_YIELD;
@@ -293,6 +311,8 @@ static void reset_vcpu(struct vcpu *v)
 	v->nmi_pending = false;
 	v->kvmclock_gpa = 0;
 	v->tsc_offset = 0;
+	v->clock_seq = 0;
+	v->cpu.bt.tsc.mult = 0;
 	/* The I/O thread goes on posting meanwhile. */
 	atomic_store_seq(&v->requests, 0);
 }

@@ -44,6 +44,7 @@ static void safepoint(struct run *run)
 	if (requests & REQ_SHOOTDOWN)
 		v->stats.shootdowns_drained += shootdown_drain(&v->queue, &run->sink);
 	rcu_quiescent();
+	vcpu_follow_clock(v);
 	lapic_check_timer(v);
 }
 

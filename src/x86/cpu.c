@@ -66,20 +66,6 @@ void cpu_reset(struct cpu *cpu, bool cold)
 	cpu_update_ctx(cpu);
 }
 
-void cpu_update_ctx(struct cpu *cpu)
-{
-	enum tlb_ctx ctx;
-
-	if (cpu->cpl == 3)
-		ctx = (cpu->rflags & FLAG_AC) && (cpu->cr0 & CR0_AM) ? TLB_ALIGN : TLB_USER;
-	else if ((cpu->cr4 & CR4_SMAP) && !(cpu->rflags & FLAG_AC))
-		ctx = TLB_SUPER;
-	else
-		ctx = TLB_SUPER_AC;
-	cpu->ctx = ctx;
-	cpu->tlb_cur = cpu->tlb.e[ctx];
-}
-
 void cpu_dump(const struct cpu *cpu, char *buf, size_t size)
 {
 	static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",

@@ -14,6 +14,7 @@
 
 #include "mmu/gmem.h"
 #include "mmu/tlb.h"
+#include "src/base/clock.h"
 #include "src/base/stats.h"
 #include "src/base/types.h"
 #include "src/x86/arch.h"
@@ -166,11 +167,13 @@ struct cpu {
 		struct cpu *self;
 		uint64_t rax;	   /* host RAX while it holds flags */
 		uint64_t host_rsp; /* base of the shadow stack of return addresses */
+		uint64_t user_rsp; /* its top when SYSCALL was executed, or 0: it is gone */
 		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */
 		uint64_t stack_limit;
 		uint64_t addend[CPU_BT_ADDENDS]; /* of accesses that were checked */
 		const void *go_on;   /* where to go on in compiled code after C code, or NULL */
 		const void *check;   /* struct bt_check that failed */
+		const void *site;    /* struct bt_site of a change of mode */
 		uint32_t vec_level;  /* BT_VEC_*: what of vec is in the host's registers */
 		uint32_t vec_was;    /* what was, before it was saved */
 		uint32_t host_mxcsr; /* the monitor's own */
@@ -190,7 +193,9 @@ struct cpu {
 		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
 		bool next;	/* a handler reached the end of its site */
 		int32_t left;	/* instructions before the next safepoint */
-		void *owner;	/* struct bt */
+		/* The guest's TSC by the host's; mult is 0 where cpu_ops.rdtsc has to be asked. */
+		struct clock_scale tsc;
+		void *owner; /* struct bt */
 	} bt;
 
 	const struct cpu_ops *ops;
@@ -211,7 +216,20 @@ void cpu_fini(struct cpu *cpu);
 /* INIT or RESET state (SDM volume 3, table 10-1); cold also clears what INIT preserves. */
 void cpu_reset(struct cpu *cpu, bool cold);
 /* After any change of CPL, CR0.PG, CR4.SMAP or RFLAGS.AC: which TLB array is current. */
-void cpu_update_ctx(struct cpu *cpu);
+static inline void cpu_update_ctx(struct cpu *cpu)
+{
+	enum tlb_ctx ctx;
+
+	if (cpu->cpl == 3)
+		ctx = (cpu->rflags & FLAG_AC) && (cpu->cr0 & CR0_AM) ? TLB_ALIGN : TLB_USER;
+	else if ((cpu->cr4 & CR4_SMAP) && !(cpu->rflags & FLAG_AC))
+		ctx = TLB_SUPER;
+	else
+		ctx = TLB_SUPER_AC;
+	cpu->ctx = ctx;
+	cpu->tlb_cur = cpu->tlb.e[ctx];
+}
+
 void cpu_dump(const struct cpu *cpu, char *buf, size_t size);
 
 static inline bool cpu_long_mode(const struct cpu *cpu)

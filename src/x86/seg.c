@@ -1,4 +1,4 @@
-#include "src/x86/seg.h"
+#include "src/x86/syscall.h"
 
 #include "src/x86/mem.h"
 
@@ -149,12 +149,6 @@ void seg_load_tr(struct cpu *cpu, uint16_t sel)
 	mem_sys_write(cpu, d.gva + 5, d.hi >> 8 & 0xff, 1);
 	seg_from_desc(&cpu->seg[SEG_TR], sel, &d);
 	cpu->seg[SEG_TR].base |= high;
-}
-
-void cpu_set_cpl(struct cpu *cpu, unsigned cpl)
-{
-	cpu->cpl = cpl;
-	cpu_update_ctx(cpu);
 }
 
 /* --- stacks ------------------------------------------------------------------------------- */
@@ -640,25 +634,6 @@ void seg_iret(struct cpu *cpu, unsigned opsize)
 
 /* --- fast system calls -------------------------------------------------------------------- */
 
-static struct seg flat_code(uint16_t sel, unsigned cpl, bool is64)
-{
-	return (struct seg){
-		.sel = sel,
-		.limit = 0xffffffff,
-		.attr = SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_A | SEG_G | cpl << SEG_DPL_SHIFT |
-			(is64 ? SEG_L : SEG_DB),
-	};
-}
-
-static struct seg flat_data(uint16_t sel, unsigned cpl)
-{
-	return (struct seg){
-		.sel = sel,
-		.limit = 0xffffffff,
-		.attr = SEG_P | SEG_S | SEG_RW | SEG_A | SEG_G | SEG_DB | cpl << SEG_DPL_SHIFT,
-	};
-}
-
 void seg_syscall(struct cpu *cpu, uint64_t next_rip)
 {
 	uint16_t sel = cpu->star >> 32 & 0xfffc;
@@ -666,22 +641,17 @@ void seg_syscall(struct cpu *cpu, uint64_t next_rip)
 	if (!(cpu->efer & EFER_SCE) || cpu_real_mode(cpu))
 		cpu_raise_ud(cpu);
 	if (cpu_long_mode(cpu)) {
-		bool from64 = cpu_code64(cpu);
-
-		cpu->gpr[RCX] = next_rip;
-		cpu->gpr[R11] = flags_get(cpu) & ~(uint64_t)FLAG_RF;
-		cpu->rip = from64 ? cpu->lstar : cpu->cstar;
-		flags_set_arith(cpu, cpu->gpr[R11] & ~cpu->sfmask);
-		cpu->rflags &= ~(uint32_t)cpu->sfmask & ~FLAG_RF;
-		cpu_set_cs(cpu, flat_code(sel, 0, true));
+		flags_set_arith(cpu, seg_syscall_long(cpu, next_rip,
+						      cpu_code64(cpu) ? cpu->lstar : cpu->cstar,
+						      flags_get(cpu)));
 	} else {
 		cpu->gpr[RCX] = next_rip;
 		cpu->rip = (uint32_t)cpu->star;
 		cpu->rflags &= ~(FLAG_IF | FLAG_RF | FLAG_VM);
-		cpu_set_cs(cpu, flat_code(sel, 0, false));
+		cpu_set_cs(cpu, seg_flat_code(sel, 0, false));
+		cpu->seg[SEG_SS] = seg_flat_data(sel + 8, 0);
+		cpu_set_cpl(cpu, 0);
 	}
-	cpu->seg[SEG_SS] = flat_data(sel + 8, 0);
-	cpu_set_cpl(cpu, 0);
 	/* The trap is for the target if SFMASK left TF set. */
 	cpu->no_step = !(cpu->rflags & FLAG_TF);
 }
@@ -695,23 +665,14 @@ void seg_sysret(struct cpu *cpu, unsigned opsize)
 	if (cpu->cpl != 0)
 		cpu_raise_gp(cpu);
 	if (cpu_long_mode(cpu)) {
-		if (opsize == 8) {
-			/* AMD leaves a non-canonical RIP to fault at the target; so do we. */
-			cpu->rip = cpu->gpr[RCX];
-			cpu_set_cs(cpu, flat_code((sel + 16) | 3, 3, true));
-		} else {
-			cpu->rip = (uint32_t)cpu->gpr[RCX];
-			cpu_set_cs(cpu, flat_code(sel | 3, 3, false));
-		}
-		cpu->rflags = cpu->gpr[R11] & (FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT |
-					       FLAG_AC | FLAG_ID);
+		seg_sysret_long(cpu, opsize == 8);
 		flags_set_arith(cpu, cpu->gpr[R11]);
-	} else {
-		cpu->rip = (uint32_t)cpu->gpr[RCX];
-		cpu->rflags |= FLAG_IF;
-		cpu_set_cs(cpu, flat_code(sel | 3, 3, false));
+		return;
 	}
-	cpu->seg[SEG_SS] = flat_data((sel + 8) | 3, 3);
+	cpu->rip = (uint32_t)cpu->gpr[RCX];
+	cpu->rflags |= FLAG_IF;
+	cpu_set_cs(cpu, seg_flat_code(sel | 3, 3, false));
+	cpu->seg[SEG_SS] = seg_flat_data((sel + 8) | 3, 3);
 	cpu_set_cpl(cpu, 3);
 }
 
@@ -725,8 +686,8 @@ void seg_sysenter(struct cpu *cpu)
 	if (cpu_real_mode(cpu) || !sel)
 		cpu_raise_gp(cpu);
 	cpu->rflags &= ~(FLAG_IF | FLAG_RF | FLAG_VM);
-	cpu_set_cs(cpu, flat_code(sel, 0, false));
-	cpu->seg[SEG_SS] = flat_data(sel + 8, 0);
+	cpu_set_cs(cpu, seg_flat_code(sel, 0, false));
+	cpu->seg[SEG_SS] = seg_flat_data(sel + 8, 0);
 	cpu->gpr[RSP] = (uint32_t)cpu->sysenter_esp;
 	cpu->rip = (uint32_t)cpu->sysenter_eip;
 	cpu_set_cpl(cpu, 0);
@@ -740,8 +701,8 @@ void seg_sysexit(struct cpu *cpu, unsigned opsize)
 		cpu_raise_ud(cpu);
 	if (cpu_real_mode(cpu) || !sel || cpu->cpl != 0)
 		cpu_raise_gp(cpu);
-	cpu_set_cs(cpu, flat_code((sel + 16) | 3, 3, false));
-	cpu->seg[SEG_SS] = flat_data((sel + 24) | 3, 3);
+	cpu_set_cs(cpu, seg_flat_code((sel + 16) | 3, 3, false));
+	cpu->seg[SEG_SS] = seg_flat_data((sel + 24) | 3, 3);
 	cpu->gpr[RSP] = (uint32_t)cpu->gpr[RCX];
 	cpu->rip = (uint32_t)cpu->gpr[RDX];
 	cpu_set_cpl(cpu, 3);

@@ -86,7 +86,11 @@ static inline void cpu_set_cs(struct cpu *cpu, struct seg cs)
 		cpu->tlb.code_gen++;
 	*cur = cs;
 }
-void cpu_set_cpl(struct cpu *cpu, unsigned cpl);
+static inline void cpu_set_cpl(struct cpu *cpu, unsigned cpl)
+{
+	cpu->cpl = cpl;
+	cpu_update_ctx(cpu);
+}
 
 void far_jump(struct cpu *cpu, uint16_t sel, uint64_t off, unsigned opsize);
 void far_call(struct cpu *cpu, uint16_t sel, uint64_t off, unsigned opsize, uint64_t next_rip);

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Proves from the machine code that mem_fill() may be called with live vector registers.
+"""Proves from the machine code what may be called with live vector registers: mem_fill(), bt_syscall()
+and bt_sysret().
 
-mem_fill_regs.py PROGRAM SOURCE...: no function that mem_fill() reaches in the program uses a vector
+mem_fill_regs.py PROGRAM SOURCE...: no function that these reach in the program uses a vector
 or x87 register, calls through a pointer, or comes from another file than these sources (or a header
 of theirs): so neither the C library nor anything that allocates or logs is reached.
 """
@@ -76,7 +77,8 @@ def main():
     program = Program(sys.argv[1])
     sources = tuple("/" + s for s in sys.argv[2:])
     names = {program.functions[at][0] for at in program.reached("mem_fill")}
-    bad = list(complaints(program, "mem_fill", sources))
+    bad = [line for root in ("mem_fill", "bt_syscall", "bt_sysret")
+           for line in complaints(program, root, sources)]
     # The check itself: mem_fill() is followed, and what raises faults and logs does not pass, wherever
     # it comes from.
     for name in ("tlb2_revoke", "walk_quiet", "npt_lookup"):

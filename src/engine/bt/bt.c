@@ -119,16 +119,6 @@ void bt_unkick(struct bt *bt)
 	atomic_store_seq(&bt->cpu->bt.stack_limit, here - SHADOW_BYTES);
 }
 
-void bt_enter_block(struct bt *bt)
-{
-	struct cpu *c = bt->cpu;
-
-	c->bt.page = c->rip & PAGE_MASK;
-	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
-	c->bt.salt = block_jump_salt(c, c->rip);
-	c->bt.flags = bt_flags_pack(c);
-}
-
 void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 {
 	struct cpu *c = bt->cpu;
@@ -169,7 +159,7 @@ void bt_link(struct bt *bt, struct block *next)
 	struct bt_exit *x = bt->cpu->bt.exit;
 
 	bt->cpu->bt.exit = NULL;
-	if (bt->single || next->gpa != x->gpa || next->key != x->unit->key)
+	if (bt->single || next->gpa != x->gpa || next->key != x->key)
 		return;
 	code_lock(bt->bc->code);
 	/* Of a living block nothing has gone, and what two of a page have goes together. */

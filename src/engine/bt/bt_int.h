@@ -68,8 +68,9 @@ struct bt_check {
 struct bt_exit {
 	uint8_t *jump;		  /* displacement, in the writable mapping, not across a quadword */
 	const struct block *unit; /* that it belongs to */
-	gpa_t gpa;		  /* of the block that may follow; its key is the unit's */
-	bool mem;		  /* flags are in cpu->bt.flags */
+	gpa_t gpa;		  /* of the block that may follow, and its key */
+	uint32_t key;
+	bool mem; /* flags are in cpu->bt.flags */
 	bool joined;
 	struct bt_exit *next; /* in the list of the block it was joined to */
 };
@@ -92,6 +93,8 @@ struct bt_stubs {
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
+	uint8_t *mode[2]; /* SYSCALL, SYSRET */
+	uint8_t *mode_left;
 };
 
 struct bt_space;
@@ -147,8 +150,12 @@ void bt_rest(struct cpu *cpu, const struct bt_check *check);
  */
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 
-/* bt.c: sets what compiled code needs to know to run from cpu->rip on. */
-void bt_enter_block(struct bt *bt);
+/*
+ * mode.c: called as bt_miss() is. SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for
+ * the handler to do it.
+ */
+const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
+const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
 
 /*
  * Called first by what compiled code calls: it may be another VCPU's code, reached by a jump that
@@ -163,9 +170,63 @@ static inline struct bt *bt_of_code(const struct cpu *c)
 	return bt;
 }
 
-/* Lazy flags to AH (as LAHF) and AL (OF), and back. */
-uint16_t bt_flags_pack(const struct cpu *c);
-void bt_flags_unpack(struct cpu *c, uint16_t ax);
+/* Arithmetic flags to AH (as LAHF) and AL (OF), and back. */
+static inline uint16_t bt_flags_word(uint64_t f)
+{
+	return (f & (FLAGS_ARITH & 0xff)) << 8 | FLAG_ONE << 8 | (f & FLAG_OF ? 1 : 0);
+}
+
+static inline uint64_t bt_flags_arith(uint16_t ax)
+{
+	return (ax >> 8 & FLAGS_ARITH) | (ax & 1 ? FLAG_OF : 0);
+}
+
+static inline uint16_t bt_flags_pack(const struct cpu *c)
+{
+	return bt_flags_word(flags_get(c));
+}
+
+static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
+{
+	flags_set_arith(c, bt_flags_arith(ax));
+}
+
+/* Sets what compiled code needs to know to run from cpu->rip on, but for the flags. */
+static inline void bt_enter_place(struct bt *bt)
+{
+	struct cpu *c = bt->cpu;
+
+	c->bt.page = c->rip & PAGE_MASK;
+	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
+	c->bt.salt = block_jump_salt(c, c->rip);
+}
+
+static inline void bt_enter_block(struct bt *bt)
+{
+	bt_enter_place(bt);
+	bt->cpu->bt.flags = bt_flags_pack(bt->cpu);
+}
+
+/*
+ * The shadow stack holds guest return addresses, negated, with the host's above. No canonical
+ * address matches these: what lies below one of them belongs to another mode.
+ */
+#define SHADOW_BARRIER	  (1ull << 63)
+#define SHADOW_AC_BARRIER (SHADOW_BARRIER | 1) /* ... before STAC */
+void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier);
+static inline void bt_emit_forget_user(struct emit *e)
+{
+	e_code(e, 0x65, 0x48, 0xc7, 0x04, 0x25); /* mov qword gs:[user_rsp], imm32 */
+	e32(e, CPU_OFF(bt.user_rsp));
+	e32(e, 0);
+}
+
+/* Forgets all returns; flags stay. */
+static inline void bt_emit_shadow_reset(struct emit *e)
+{
+	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
+	bt_emit_forget_user(e);
+}
 
 /* The host's arithmetic flags to cpu->bt.flags and back; tmp: a scratch register. */
 static inline void bt_emit_flags_save(struct emit *e, unsigned tmp)

@@ -64,8 +64,8 @@ static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 	if (target < 0 || target >= (int64_t)PAGE_SIZE)
 		add_far(t, from, target, NULL);
 	else
-		t->exit[t->nexits++] =
-			(struct tr_exit){.from = from, .target = target, .mem = t->flags_mem};
+		t->exit[t->nexits++] = (struct tr_exit){
+			.from = from, .target = target, .key = t->exit_key, .mem = t->flags_mem};
 }
 
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)
@@ -148,6 +148,31 @@ static bool plan_push(struct tr_insn *in)
 		return false;
 	}
 	add_access(in, &below_rsp, true);
+	return true;
+}
+
+/* TF, RF and VM are 0 in compiled code. */
+static void emit_pushf(struct tr *t, struct tr_insn *in)
+{
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
+	struct emit *e = t->e;
+
+	if (in->live_out)
+		bt_emit_flags_save(e, SCRATCH0);
+	e8(e, 0x9c); /* pushfq */
+	e_pop(e, SCRATCH0);
+	e_code(e, 0x41, 0x81, 0xe2), e32(e, ARITH_FLAGS); /* and r10d, imm32 */
+	e_gs(e, false, 0x0b, SCRATCH0, CPU_OFF(rflags));  /* or r10d, gs:[rflags] */
+	e_code(e, 0x41, 0x83, 0xca, FLAG_ONE);		  /* or r10d, imm8 */
+	e_op_mem(e, 0x89, SCRATCH0, &hm);
+	move_rsp(t, -8);
+	t->flags_mem = in->live_out;
+}
+
+static bool plan_pushf(struct tr_insn *in)
+{
+	add_access(in, &below_rsp, true);
+	in->emit = emit_pushf;
 	return true;
 }
 
@@ -398,6 +423,7 @@ bool tr_plan_control(struct tr *t, struct tr_insn *in)
 {
 	switch (in->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH: return plan_push(in);
+	case ZYDIS_MNEMONIC_PUSHFQ: return plan_pushf(in);
 	case ZYDIS_MNEMONIC_POP: return plan_pop(in);
 	case ZYDIS_MNEMONIC_LEAVE: return plan_leave(in);
 	case ZYDIS_MNEMONIC_CALL: return plan_call(t, in);

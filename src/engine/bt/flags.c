@@ -41,6 +41,21 @@ static bool writes_undefined(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* System instructions that leave the arithmetic flags alone. */
+static bool keeps_flags(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_STAC:
+	case ZYDIS_MNEMONIC_CLAC: return true;
+	default: return false;
+	}
+}
+
 /* What an instruction reads of, surely overwrites in, and may overwrite in the arithmetic flags. */
 static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op,
 		     uint32_t *reads, uint32_t *kills, uint32_t *touches)
@@ -48,6 +63,8 @@ static void flags_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 
 	*reads = *kills = *touches = 0;
+	if (keeps_flags(zi->mnemonic))
+		return;
 	switch (zi->meta.category) {
 	case ZYDIS_CATEGORY_SYSCALL:
 	case ZYDIS_CATEGORY_SYSRET:
@@ -150,7 +167,7 @@ void tr_flags_before(struct tr *t, const struct tr_insn *in)
 {
 	uint32_t kept = in->flag_touches ? in->live_out & ~in->flag_kills : 0;
 
-	if (!t->flags_mem || !(in->flag_reads | kept))
+	if (!t->flags_mem || in->flags_anywhere || !(in->flag_reads | kept))
 		return;
 	bt_emit_flags_restore(t->e, SCRATCH0);
 	t->flags_mem = false;

@@ -79,7 +79,8 @@ static struct tr_value stack_effect(struct pass *p, unsigned n)
 	struct tr_value sp = p->reg[n][RSP];
 
 	switch (p->t->in[n].zi.mnemonic) {
-	case ZYDIS_MNEMONIC_PUSH: sp.delta -= 8; return sp;
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHFQ: sp.delta -= 8; return sp;
 	case ZYDIS_MNEMONIC_POP: sp.delta += 8; return sp;
 	default: return unknown(p);
 	}

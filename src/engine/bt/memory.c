@@ -242,9 +242,16 @@ void tr_emit_slow(struct tr *t)
 
 	for (unsigned n = 0; n < t->nslow && !e->full; n++) {
 		const struct tr_slow *s = &t->slow[n];
-		struct bt_check *c = tr_check(t, s->at);
+		struct bt_check *c;
 
 		e_patch(s->from, e->p);
+		if (s->kind == SLOW_STEP) {
+			e_mov_imm64(e, SCRATCH0, (uintptr_t)tr_site(t, s->at));
+			e_call_to(e, t->bt->stubs->step[s->mem]);
+			e_jmp_to(e, s->retry);
+			continue;
+		}
+		c = tr_check(t, s->at);
 		/* Back to this very check: those before may have used the same entry of the TLB. */
 		c->retry = s->retry ? e_exec(e, s->retry) : NULL;
 		if (s->kind == SLOW_MISS) {

@@ -5,18 +5,6 @@
 #include "src/engine/interp/ops.h"
 #include "src/x86/debug.h"
 
-uint16_t bt_flags_pack(const struct cpu *c)
-{
-	uint64_t f = flags_get(c);
-
-	return (f & 0xff) << 8 | (f & FLAG_OF ? 1 : 0);
-}
-
-void bt_flags_unpack(struct cpu *c, uint16_t ax)
-{
-	flags_set_arith(c, ax >> 8 | (ax & 1 ? FLAG_OF : 0));
-}
-
 /* The highest level that the guest has enabled, and that raises no exception. */
 static unsigned vec_level(const struct cpu *c)
 {

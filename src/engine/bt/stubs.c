@@ -128,6 +128,14 @@ static void load_vectors(struct bt_stubs *s)
 
 static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 
+void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier)
+{
+	e_mov_imm64(e, SCRATCH0, barrier);
+	e_push(e, SCRATCH0);
+	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, s->underflow));
+	e_push(e, SCRATCH0);
+}
+
 /*
  * void enter(void *native). The base of the shadow stack is an entry that no return matches but one
  * to this non-canonical address.
@@ -140,11 +148,9 @@ static void emit_enter(struct bt_stubs *s)
 	for (unsigned n = 0; n < ARRAY_SIZE(callee_saved); n++)
 		e_push(e, callee_saved[n]);
 	e_mov_rr(e, SCRATCH1, H_RDI);
-	e_mov_imm64(e, SCRATCH0, 1ull << 63);
-	e_push(e, SCRATCH0);
-	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, s->underflow));
-	e_push(e, SCRATCH0);
+	bt_emit_barrier(s, e, SHADOW_BARRIER);
 	e_store(e, H_RSP, CPU_OFF(bt.host_rsp));
+	bt_emit_forget_user(e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 }
@@ -172,7 +178,7 @@ static void emit_handed_over(struct bt_stubs *s)
 	emit_return(e);
 	e_patch_here(e, go_on);
 	/* Another context may have other returns. */
-	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
+	bt_emit_shadow_reset(e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 }
@@ -292,6 +298,62 @@ static void emit_vec_enter(struct bt_stubs *s, bool flags_mem)
 	e_jmp_to(e, s->handed_over);
 }
 
+/* What a C function may clobber of what the guest's registers are in. */
+static const uint8_t caller_saved[] = {RAX, RCX, RDX, RSI, RDI, R8, R9};
+
+/* The shadow stack is that of the user code again, or empty. */
+static void emit_user_returns(struct emit *e)
+{
+	e_load(e, SCRATCH0, CPU_OFF(bt.user_rsp));
+	e_code(e, 0x4d, 0x85, 0xd2);		       /* test r10, r10 */
+	e_code(e, 0x65, 0x4c, 0x0f, 0x44, 0x14, 0x25); /* cmovz r10, gs:[host_rsp] */
+	e32(e, CPU_OFF(bt.host_rsp));
+	bt_emit_forget_user(e);
+	/* Not above what is to stay, not for a moment: signals are handled on this stack. */
+	e_mov_rr(e, H_RSP, SCRATCH0);
+}
+
+/*
+ * Jumped to with the struct bt_site in SCRATCH0 and the flags in cpu->bt.flags; fn is of mode.c.
+ * Kernel code expects none of the returns of user code, but these stand until SYSRET.
+ */
+static void emit_mode(struct bt_stubs *s, bool ret, void *fn)
+{
+	struct emit *e = &s->e;
+	uint8_t *refused;
+
+	s->mode[ret] = e->p;
+	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
+		e_store(e, caller_saved[n], GPR_OFF(caller_saved[n]));
+	e_store(e, SCRATCH0, CPU_OFF(bt.site));
+	if (MISS_SAVES_VECTORS)
+		save_vectors(s);
+	if (!ret)
+		e_store(e, H_RSP, CPU_OFF(bt.user_rsp));
+	e_mov_rr(e, H_RSI, SCRATCH0);
+	e_load(e, H_RDI, CPU_OFF(bt.self));
+	e_push(e, H_RAX); /* entries have 16 bytes, so this aligns */
+	e_mov_imm64(e, H_RAX, (uintptr_t)fn);
+	e_code(e, 0xff, 0xd0); /* call rax */
+	e_pop(e, H_RCX);
+	e_mov_rr(e, SCRATCH1, H_RAX);
+	if (MISS_SAVES_VECTORS)
+		load_vectors(s);
+	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
+		e_load(e, caller_saved[n], GPR_OFF(caller_saved[n]));
+	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
+	refused = e_jcc(e, CC_E);
+	if (ret)
+		emit_user_returns(e);
+	else
+		bt_emit_barrier(s, e, SHADOW_BARRIER);
+	e_jmp_reg(e, SCRATCH1);
+	e_patch_here(e, refused);
+	e_load(e, SCRATCH0, CPU_OFF(bt.site));
+	/* It does not come back: the handler ends the block. */
+	e_call_to(e, s->step[1]);
+}
+
 /* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
 static void emit_probe(struct emit *e, uint8_t *miss[2])
 {
@@ -363,6 +425,11 @@ static void emit_lookup_miss(struct bt_stubs *s)
 	e_store(e, SCRATCH0, CPU_OFF(rip));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	e_jmp_to(e, s->leave[1]);
+	/* With cpu->rip set. */
+	s->mode_left = e->p;
+	e_mov_imm32(e, SCRATCH1, 0);
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	e_jmp_to(e, s->leave[1]);
 }
 
 /*
@@ -375,7 +442,7 @@ static void emit_ret_miss(struct bt_stubs *s)
 	uint8_t *miss[2];
 
 	s->ret_miss = e->p;
-	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
+	bt_emit_shadow_reset(e);
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	bt_emit_lookup(s, e, true, miss);
 	bt_emit_second_lookup(s, e, miss);
@@ -403,5 +470,7 @@ void bt_emit_stubs(struct bt_stubs *s)
 	}
 	emit_lookup_miss(s);
 	emit_ret_miss(s);
+	emit_mode(s, false, bt_syscall);
+	emit_mode(s, true, bt_sysret);
 	emit_enter(s);
 }

@@ -1,7 +1,47 @@
-/* Privileged instructions that are short enough to be done in place. */
+/*
+ * System instructions that are short enough to be done in place. What they find seldom goes to the
+ * handler: of one instruction (SLOW_STEP), or of the rest of the block (SLOW_REST). While compiled
+ * code runs TF, RF and code breakpoints are off and no interrupt shadow is pending.
+ */
 #include "src/engine/bt/translate.h"
 
+#include "src/engine/interp/ops.h"
+
 #define GS_BASE_OFF (CPU_OFF(seg) + SEG_GS * sizeof(struct seg) + offsetof(struct seg, base))
+
+/* op gs:[off], imm32; ext: the operation (81 /ext), 32 bits. */
+static void gs_imm(struct emit *e, unsigned ext, size_t off, uint32_t imm)
+{
+	e_code(e, 0x65, 0x81, 0x04 | ext << 3, 0x25);
+	e32(e, off);
+	e32(e, imm);
+}
+
+#define EXT_OR	1
+#define EXT_AND 4
+#define EXT_XOR 6
+
+/* test dword gs:[off], imm32 */
+static void gs_test(struct emit *e, size_t off, uint32_t imm)
+{
+	e_code(e, 0x65, 0xf7, 0x04, 0x25);
+	e32(e, off);
+	e32(e, imm);
+}
+
+static void is_zero(struct emit *e, bool w, size_t off)
+{
+	e_code(e, 0x65, 0x40 | (w ? 8 : 0), 0x83, 0x3c, 0x25); /* cmp gs:[off], imm8 */
+	e32(e, off);
+	e8(e, 0);
+}
+
+static struct tr_slow *slow_if(struct tr *t, struct tr_insn *in, enum slow_kind kind, unsigned cc)
+{
+	t->slow[t->nslow] = (struct tr_slow){
+		.kind = kind, .from = e_jcc(t->e, cc), .at = in, .mem = t->flags_mem};
+	return &t->slow[t->nslow++];
+}
 
 static void emit_swapgs(struct tr *t, struct tr_insn *in)
 {
@@ -14,21 +54,190 @@ static void emit_swapgs(struct tr *t, struct tr_insn *in)
 	t->addend = NO_GROUP;
 }
 
+/* --- interrupts ---------------------------------------------------------------------------- */
+
 /* Interrupts that wait already have asked for the next point where they can be taken. */
 static void emit_cli(struct tr *t, struct tr_insn *in)
 {
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	gs_imm(t->e, EXT_AND, CPU_OFF(rflags), ~FLAG_IF);
+}
+
+/*
+ * The next instruction follows in the unit, whose code looks at requests only at its top: so that
+ * is the shadow. What waits for IF already is for the handler to see.
+ */
+static void emit_sti(struct tr *t, struct tr_insn *in)
+{
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	is_zero(t->e, false, CPU_OFF(event));
+	slow_if(t, in, SLOW_REST, CC_NE);
+	gs_imm(t->e, EXT_OR, CPU_OFF(rflags), FLAG_IF);
+}
+
+static bool plan_sti(struct tr_insn *in)
+{
+	if (in->insn[1].exec == op_end)
+		return false;
+	in->emit = emit_sti;
+	in->may_leave = true;
+	return true;
+}
+
+/* --- time ---------------------------------------------------------------------------------- */
+
+/* RDTSCP is read when all loads before it are done: an LFENCE stands for that. */
+static void emit_rdtsc(struct tr *t, struct tr_insn *in)
+{
+	const size_t scale = CPU_OFF(bt.tsc);
+	bool and_aux = in->zi.mnemonic == ZYDIS_MNEMONIC_RDTSCP;
+	struct tr_slow *disabled = NULL, *unknown;
 	struct emit *e = t->e;
 
 	tr_flags_clobber(t, in->live_in, SCRATCH0);
-	e_code(e, 0x65, 0x81, 0x24, 0x25); /* and dword gs:[rflags], imm32 */
-	e32(e, CPU_OFF(rflags));
-	e32(e, ~FLAG_IF);
+	if (!block_key_cpl0(t->b->key)) {
+		gs_test(e, CPU_OFF(cr4), CR4_TSD);
+		disabled = slow_if(t, in, SLOW_STEP, CC_NE);
+	}
+	is_zero(e, true, scale + offsetof(struct clock_scale, mult));
+	unknown = slow_if(t, in, SLOW_STEP, CC_E);
+	if (and_aux)
+		e_code(e, 0x0f, 0xae, 0xe8); /* lfence */
+	e_code(e, 0x0f, 0x31);		     /* rdtsc */
+	e_code(e, 0x48, 0xc1, 0xe2, 32);     /* shl rdx, 32 */
+	e_code(e, 0x48, 0x09, 0xd0);	     /* or rax, rdx */
+	e_gs(e, true, 0x2b, H_RAX, scale + offsetof(struct clock_scale, tsc0));
+	e_gs(e, true, 0xf7, 4, scale + offsetof(struct clock_scale, mult)); /* mul */
+	e_code(e, 0x48, 0x0f, 0xac, 0xd0, 32);				    /* shrd rax, rdx, 32 */
+	e_gs(e, true, 0x03, H_RAX, scale + offsetof(struct clock_scale, ns0));
+	e_mov_rr(e, H_RDX, H_RAX);
+	e_code(e, 0x48, 0xc1, 0xea, 32); /* shr rdx, 32 */
+	e_code(e, 0x89, 0xc0);		 /* mov eax, eax */
+	if (and_aux)
+		e_gs(e, false, 0x8b, H_RCX, CPU_OFF(tsc_aux));
+	unknown->retry = e->p;
+	if (disabled)
+		disabled->retry = e->p;
+	t->x87_paged = false;
+	t->addend = NO_GROUP;
 }
 
-bool tr_plan_system(struct tr *t, struct tr_insn *in)
+/* --- modes --------------------------------------------------------------------------------- */
+
+static void emit_mode(struct tr *t, struct tr_insn *in)
 {
-	if (!block_key_cpl0(t->b->key))
+	uint8_t *const *stub = t->bt->stubs->mode;
+
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)tr_site(t, in));
+	e_jmp_to(t->e, stub[in->zi.mnemonic == ZYDIS_MNEMONIC_SYSRET]);
+}
+
+static bool plan_mode(struct tr *t, struct tr_insn *in)
+{
+	in->emit = emit_mode;
+	in->ends = t->polls = true;
+	return true;
+}
+
+/* What depends on the context of accesses, which is part of the key. */
+static void set_ctx(struct emit *e, enum tlb_ctx ctx)
+{
+	e_load(e, SCRATCH0, CPU_OFF(bt.self));
+	e_lea(e, SCRATCH0, SCRATCH0, H_NONE, 0,
+	      CPU_OFF(tlb.e) + ctx * TLB_SIZE * sizeof(struct tlb_entry));
+	e_store(e, SCRATCH0, CPU_OFF(tlb_cur));
+	e_code(e, 0x65, 0xc6, 0x04, 0x25); /* mov byte gs:[ctx], imm8 */
+	e32(e, CPU_OFF(ctx));
+	e8(e, ctx);
+	gs_imm(e, EXT_XOR, CPU_OFF(bt.key), BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC));
+}
+
+/*
+ * Returns that were expected before STAC are expected again, if CLAC stands at the same depth: they
+ * lead to code of this context.
+ */
+static void leave_barrier(struct emit *e)
+{
+	uint8_t *other, *done;
+
+	e_load_at(e, SCRATCH0, H_RSP, 8);
+	e_mov_imm64(e, SCRATCH1, SHADOW_AC_BARRIER);
+	e_code(e, 0x4d, 0x39, 0xda); /* cmp r10, r11 */
+	other = e_jcc(e, CC_NE);
+	e_lea(e, H_RSP, H_RSP, H_NONE, 0, 16);
+	done = e_jmp(e);
+	e_patch_here(e, other);
+	bt_emit_shadow_reset(e);
+	e_patch_here(e, done);
+}
+
+/* Goes on with the unit of the other context, joined as any in the page. */
+static void emit_ac(struct tr *t, struct tr_insn *in)
+{
+	bool set = in->zi.mnemonic == ZYDIS_MNEMONIC_STAC;
+	struct emit *e = t->e;
+
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	gs_imm(e, set ? EXT_OR : EXT_AND, CPU_OFF(rflags), set ? FLAG_AC : ~FLAG_AC);
+	if (!in->ends)
+		return;
+	if (!set) {
+		gs_test(e, CPU_OFF(cr4), CR4_SMAP);
+		tr_exit(t, tr_next(in), CC_E);
+	}
+	set_ctx(e, set ? TLB_SUPER_AC : TLB_SUPER);
+	if (set)
+		bt_emit_barrier(t->bt->stubs, e, SHADOW_AC_BARRIER);
+	else
+		leave_barrier(e);
+	t->exit_key ^= BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC);
+	tr_exit(t, tr_next(in), TR_ALWAYS);
+	t->exit_key = t->b->key;
+}
+
+static bool plan_ac(struct tr *t, struct tr_insn *in)
+{
+	in->emit = emit_ac;
+	in->ends = (in->zi.mnemonic == ZYDIS_MNEMONIC_STAC) == (t->ctx == TLB_SUPER);
+	t->polls |= tr_next(in) >= (int64_t)PAGE_SIZE;
+	return true;
+}
+
+/* --- registers ----------------------------------------------------------------------------- */
+
+static size_t control_register(ZydisRegister r)
+{
+	switch (r) {
+	case ZYDIS_REGISTER_CR0: return CPU_OFF(cr0);
+	case ZYDIS_REGISTER_CR2: return CPU_OFF(cr2);
+	case ZYDIS_REGISTER_CR3: return CPU_OFF(cr3);
+	case ZYDIS_REGISTER_CR4: return CPU_OFF(cr4);
+	default: return 0;
+	}
+}
+
+static void emit_mov_from_cr(struct tr *t, struct tr_insn *in)
+{
+	unsigned g = tr_gpr(in->op[0].reg.value), h = host_reg_of(g);
+	size_t from = control_register(in->op[1].reg.value);
+
+	e_load(t->e, h == IN_MEMORY ? SCRATCH0 : h, from);
+	if (h == IN_MEMORY)
+		e_store(t->e, SCRATCH0, GPR_OFF(g));
+}
+
+static bool plan_mov(struct tr_insn *in)
+{
+	if (in->op[1].type != ZYDIS_OPERAND_TYPE_REGISTER || tr_gpr(in->op[0].reg.value) < 0 ||
+	    !control_register(in->op[1].reg.value))
 		return false;
+	in->emit = emit_mov_from_cr;
+	return true;
+}
+
+static bool plan_privileged(struct tr *t, struct tr_insn *in)
+{
 	switch (in->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_SWAPGS:
 		in->emit = emit_swapgs;
@@ -36,6 +245,25 @@ bool tr_plan_system(struct tr *t, struct tr_insn *in)
 		in->barrier = true;
 		return true;
 	case ZYDIS_MNEMONIC_CLI: in->emit = emit_cli; return true;
+	case ZYDIS_MNEMONIC_STI: return plan_sti(in);
+	case ZYDIS_MNEMONIC_STAC:
+	case ZYDIS_MNEMONIC_CLAC: return plan_ac(t, in);
+	case ZYDIS_MNEMONIC_MOV: return plan_mov(in);
+	case ZYDIS_MNEMONIC_SYSRET: return in->zi.operand_width == 64 && plan_mode(t, in);
 	default: return false;
+	}
+}
+
+bool tr_plan_system(struct tr *t, struct tr_insn *in)
+{
+	in->flags_anywhere = true;
+	switch (in->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+		in->emit = emit_rdtsc;
+		in->may_leave = true;
+		return true;
+	case ZYDIS_MNEMONIC_SYSCALL: return plan_mode(t, in);
+	default: return block_key_cpl0(t->b->key) && plan_privileged(t, in);
 	}
 }

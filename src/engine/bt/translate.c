@@ -2,7 +2,7 @@
 #include "src/engine/bt/translate.h"
 
 #include "src/engine/bt/dump.h"
-#include "src/engine/interp/ops.h"
+#include "src/engine/interp/ops_sys.h"
 
 static OP(op_bt_next)
 {
@@ -25,6 +25,9 @@ struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 	}
 	memcpy(s->slot, in->insn, n * sizeof(struct insn));
 	s->slot[n] = (struct insn){.exec = op_bt_next, .mode = 8};
+	/* A block's last STI has no successor that could be its shadow. */
+	if (in->insn->exec == op_sti)
+		s->slot[n] = in->insn[n].exec == op_end ? in->insn[n] : s->slot[n];
 	s->block_off = block_off(in);
 	s->undo_rsp = 0;
 	s->x87 = tr_x87_behind(t, in);
@@ -103,7 +106,8 @@ static void emit_exits(struct tr *t)
 	for (unsigned n = 0; n < t->nexits && !e->full; n++) {
 		struct bt_exit *x;
 
-		if (t->exit[n].target == t->in[0].off && !t->bt->single) {
+		if (t->exit[n].target == t->in[0].off && t->exit[n].key == t->b->key &&
+		    !t->bt->single) {
 			e_patch(t->exit[n].from, t->exit[n].mem ? t->entry_far : t->entry_near);
 			continue;
 		}
@@ -115,6 +119,7 @@ static void emit_exits(struct tr *t)
 		*x = (struct bt_exit){.jump = t->exit[n].from,
 				      .unit = t->b,
 				      .gpa = (t->b->gpa & PAGE_MASK) + t->exit[n].target,
+				      .key = t->exit[n].key,
 				      .mem = t->exit[n].mem};
 		e_patch(x->jump, e->p);
 		emit_rip(t, t->exit[n].target);
@@ -153,6 +158,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->e = &bt->e;
 	t->entry = bt->e.p;
 	t->ctx = block_key_ctx(b->key);
+	t->exit_key = b->key;
 	t->upper = block_key_upper(b->key);
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
 	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;

@@ -69,12 +69,13 @@ struct tr_insn {
 	struct shape shape;
 	struct tr_access acc[2];
 	uint8_t naccs;
-	bool ends;	/* control does not reach what is behind the instruction */
-	bool x87;	/* needs the x87 state, be it as MMX registers */
-	bool x87_data;	/* ... and sets the pointers to the last instruction and its operand */
-	bool checks;	/* in a unit that needs the x87 state: some check stands before it */
-	bool may_leave; /* its host code may give up */
-	bool barrier;	/* no check holds behind it */
+	bool ends;	     /* control does not reach what is behind the instruction */
+	bool x87;	     /* needs the x87 state, be it as MMX registers */
+	bool x87_data;	     /* ... and sets the pointers to the last instruction and its operand */
+	bool checks;	     /* in a unit that needs the x87 state: some check stands before it */
+	bool may_leave;	     /* its host code may give up */
+	bool barrier;	     /* no check holds behind it */
+	bool flags_anywhere; /* counts as reading flags, but needs none in the host's */
 	enum tr_follow follow;
 	uint32_t live_in;		 /* flags whose value before the instruction matters */
 	uint32_t live_out;		 /* ... and behind it */
@@ -111,6 +112,7 @@ enum slow_kind {
 	SLOW_MISS,  /* the check of group g */
 	SLOW_ENTER, /* the check of vector or x87 registers */
 	SLOW_REST,  /* the interpreter is to take over */
+	SLOW_STEP,  /* its handler is to do the instruction; then on at retry */
 };
 
 /* A way out of line. */
@@ -129,6 +131,7 @@ struct tr_slow {
 struct tr_exit {
 	uint8_t *from;	 /* displacement to patch to the stub, and later to the block */
 	uint32_t target; /* offset in the page */
+	uint32_t key;	 /* of the block there */
 	bool mem;	 /* flags are in cpu->bt.flags */
 };
 
@@ -170,6 +173,7 @@ struct tr {
 	unsigned ctx;	    /* enum tlb_ctx */
 	bool upper;	    /* the code is in the upper half of addresses */
 	bool any_half;	    /* data may be in the other half */
+	uint32_t exit_key;  /* of blocks that exits lead to */
 	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are
 			       none */
 	unsigned vec_at;    /* instruction before which that is checked */

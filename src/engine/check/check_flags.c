@@ -39,11 +39,28 @@ static bool surely_shifts(const ZydisDecodedInstruction *zi, const ZydisDecodedO
 	       (op[1].imm.value.u & (zi->operand_width == 64 ? 63 : 31));
 }
 
+/* System instructions that leave the arithmetic flags alone. */
+static bool keeps_flags(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_STAC:
+	case ZYDIS_MNEMONIC_CLAC: return true;
+	default: return false;
+	}
+}
+
 static struct flow flow_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	struct flow w = {0};
 
+	if (keeps_flags(zi->mnemonic))
+		return w;
 	switch (zi->meta.category) {
 	case ZYDIS_CATEGORY_SYSCALL:
 	case ZYDIS_CATEGORY_SYSRET:

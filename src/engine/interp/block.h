@@ -69,13 +69,14 @@ void block_cache_forget_room(struct block_cache *bc);
 /* A frame was stored to: drops its blocks from the code cache, and forgets. */
 void block_cache_drop(struct block_cache *bc, gfn_t gfn);
 
+#define BLOCK_KEY_CTX(ctx) ((ctx) << 16)
 /*
  * What a virtual address means as code: mode bits of CS, options, the context of its memory
  * accesses, the half of addresses that it lies in and whether the privilege level is 0.
  */
 static inline uint32_t block_key(const struct cpu *cpu, uint64_t rip, uint32_t options)
 {
-	return (cpu->seg[SEG_CS].attr & (SEG_L | SEG_DB)) | options | cpu->ctx << 16 |
+	return (cpu->seg[SEG_CS].attr & (SEG_L | SEG_DB)) | options | BLOCK_KEY_CTX(cpu->ctx) |
 	       (rip >> 63) << 18 | (cpu->cpl == 0) << 19;
 }
 static inline unsigned block_key_ctx(uint32_t key)

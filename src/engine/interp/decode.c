@@ -670,7 +670,7 @@ static exec_fn *dec_control(struct dec *d)
 	case ZYDIS_MNEMONIC_SYSEXIT: return end_with(d, op_sysexit);
 	case ZYDIS_MNEMONIC_HLT: return end_with(d, op_hlt);
 	case ZYDIS_MNEMONIC_CLI: return op_cli;
-	case ZYDIS_MNEMONIC_STI: return end_with(d, op_sti);
+	case ZYDIS_MNEMONIC_STI: return op_sti;
 	case ZYDIS_MNEMONIC_PAUSE:
 		/* F3 90 with REX.B is an exchange with R8. */
 		if (d->zi->raw.rex.B) {

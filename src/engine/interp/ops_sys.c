@@ -59,10 +59,15 @@ OP(op_sti)
 {
 	c->cur = i;
 	check_iopl(c);
-	if (!(c->rflags & FLAG_IF))
-		c->event |= CPU_EVENT_SHADOW;
-	c->rflags |= FLAG_IF;
-	END_BLOCK(c, i);
+	if (!(c->rflags & FLAG_IF)) {
+		c->rflags |= FLAG_IF;
+		/* Requests are looked at between blocks: the next instruction has its shadow. */
+		if (c->event || i[1].exec == op_end) {
+			c->event |= CPU_EVENT_SHADOW;
+			END_BLOCK(c, i);
+		}
+	}
+	NEXT(c, i);
 }
 
 OP(op_pushf)

@@ -1,0 +1,61 @@
+/*
+ * Changes between user and kernel mode in compiled code. Called with the guest's vector registers
+ * in the host's and the general ones that C functions may clobber in struct cpu; this and all it
+ * calls use no vector registers.
+ */
+#include "src/engine/bt/bt_int.h"
+
+#include "src/x86/syscall.h"
+
+/* Where to go on at cpu->rip with these arithmetic flags. */
+static const void *target(struct cpu *c, uint64_t flags)
+{
+	struct bt *bt = bt_of_code(c);
+	struct jump_entry *j = block_jump_entry(bt->bc, c->rip);
+
+	bt_enter_place(bt);
+	c->bt.flags = bt_flags_word(flags);
+	if (j->rip != c->rip || j->key != c->bt.key)
+		j = block_jump_second(bt->bc, j);
+	if (bt->single || j->rip != c->rip || j->key != c->bt.key || j->native == bt->bc->no_native)
+		return e_exec(&bt->stubs->e, bt->stubs->mode_left);
+	return j->native;
+}
+
+/* Whoever waits for a window must see it open: that is the run loop's business. */
+static bool may_change(const struct cpu *c)
+{
+	return !c->event && (c->efer & EFER_SCE);
+}
+
+/*
+ * The returns that user code expects are kept below a barrier for the SYSRET. They lead to code of
+ * this context.
+ */
+static void keep_returns(struct cpu *c)
+{
+	if (c->ctx != TLB_USER)
+		c->bt.user_rsp = 0;
+}
+
+const void *bt_syscall(struct cpu *c, const struct bt_site *site)
+{
+	const struct insn *i = &site->slot[0];
+	uint64_t flags = c->rflags | FLAG_ONE | bt_flags_arith(c->bt.flags);
+
+	if (!may_change(c))
+		return NULL;
+	keep_returns(c);
+	flags = seg_syscall_long(c, c->bt.page + site->block_off + i->off + i->len, c->lstar,
+				 flags);
+	return target(c, flags);
+}
+
+const void *bt_sysret(struct cpu *c, const struct bt_site *site)
+{
+	if (!may_change(c) || (c->gpr[R11] & FLAG_TF))
+		return NULL;
+	seg_sysret_long(c, true);
+	keep_returns(c);
+	return target(c, c->gpr[R11]);
+}

@@ -1,0 +1,475 @@
+/*
+ * System instructions in compiled code. Each scenario runs several rounds from states that differ,
+ * on the interpreter and on the translator: what they leave must be the same.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "src/base/atomic.h"
+#include "tests/unit/guest_cpu.h"
+
+#define MAX_INSNS  100000
+#define ROUNDS	   48u
+#define KERNEL_GPA (CODE_GPA + 0x1000)
+
+struct outcome {
+	enum interp_exit exit;
+	uint64_t rip, gpr[16], flags, cr2;
+	uint16_t cs, cs_attr, ss, ss_attr;
+	uint32_t error, event;
+	uint8_t cpl, vector;
+	uint8_t data[64], stack[128];
+};
+
+struct scenario {
+	const uint8_t *code, *code_end, *kernel, *kernel_end;
+	/* Behind a common beginning: RIP at the code, CPL 0, registers by the round. */
+	void (*prepare)(struct guest_cpu *g, unsigned round);
+	bool once; /* until the first exit, be it a yield */
+};
+
+#define SCENARIO(fn, text, prepare_fn, ...)                                                       \
+	static const struct scenario fn##_scenario = {                                            \
+		.code = text##_code, .code_end = text##_end, .prepare = prepare_fn, __VA_ARGS__}; \
+	static void test_##fn(void **state)                                                       \
+	{                                                                                         \
+		compare(&fn##_scenario);                                                          \
+	}
+#define KERNEL(text) .kernel = text##_code, .kernel_end = text##_end
+
+static void set_cpl(struct cpu *c, unsigned cpl)
+{
+	static const uint8_t segs[] = {SEG_CS, SEG_SS};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(segs); n++) {
+		struct seg *s = &c->seg[segs[n]];
+
+		s->attr = (s->attr & ~SEG_DPL) | cpl << SEG_DPL_SHIFT;
+		s->sel = (s->sel & ~3u) | cpl;
+	}
+	c->cpl = cpl;
+	cpu_update_ctx(c);
+}
+
+static void begin(struct guest_cpu *g, const struct scenario *s, unsigned round)
+{
+	struct cpu *c = g->cpu;
+
+	guest_cpu_long_mode(g);
+	c->exc_pending = c->delivering = false;
+	c->event = 0;
+	c->rflags = round & 1 ? FLAG_IF : 0;
+	c->star = 0x0018000800000000ull;
+	c->lstar = KERNEL_GPA;
+	c->sfmask = 0;
+	c->efer |= EFER_SCE;
+	for (unsigned r = 0; r < 16; r++)
+		if (r != RSP)
+			c->gpr[r] = (round + 1) * (r + 3) * 0x9e3779b97f4a7c15ull >> (r % 3 * 16);
+	c->gpr[RDI] = DATA_GPA;
+	c->gpr[R12] = 3 + round % 5;
+	flags_set_arith(c, c->gpr[RAX]);
+	memset(g->ram + DATA_GPA, round, 64);
+	memset(g->ram + STACK_TOP - 128, 0, 128);
+	set_cpl(c, 0);
+	if (s->prepare)
+		s->prepare(g, round);
+	tlb_flush_all(&c->tlb);
+	cpu_update_ctx(c);
+}
+
+static void take(struct guest_cpu *g, enum interp_exit exit, struct outcome *o)
+{
+	const struct cpu *c = g->cpu;
+
+	memset(o, 0, sizeof(*o));
+	o->exit = exit;
+	o->rip = c->rip;
+	memcpy(o->gpr, c->gpr, sizeof(o->gpr));
+	o->flags = flags_get(c);
+	o->cs = c->seg[SEG_CS].sel;
+	o->cs_attr = c->seg[SEG_CS].attr;
+	o->ss = c->seg[SEG_SS].sel;
+	o->ss_attr = c->seg[SEG_SS].attr;
+	o->event = c->event;
+	o->cpl = c->cpl;
+	memcpy(o->data, g->ram + DATA_GPA, sizeof(o->data));
+	memcpy(o->stack, g->ram + STACK_TOP - sizeof(o->stack), sizeof(o->stack));
+	if (!c->exc_pending)
+		return;
+	o->vector = c->exc.vector;
+	o->error = c->exc.has_error ? c->exc.error : 0;
+	o->cr2 = c->exc.vector == EXC_PF ? c->exc.cr2 : 0;
+	/* In the frame of a fault these may be any: scenarios store them before. */
+	o->flags &= ~(uint64_t)FLAGS_ARITH;
+}
+
+static uint64_t fixed_tsc(struct cpu *cpu)
+{
+	return 0xfedcba9876543210ull;
+}
+
+static const struct cpu_ops ops = {.rdtsc = fixed_tsc};
+
+static struct guest_cpu *create(bool translate)
+{
+	struct interp_config cfg = {.self = 0,
+				    .cache_bytes = MIB(1),
+				    .stop_on_exception = true,
+				    .translate = translate,
+				    .translate_after = 1};
+	struct guest_cpu *g = guest_cpu_create(true);
+
+	interp_destroy(g->in);
+	cfg.requests = &g->requests;
+	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
+	interp_enter_thread(g->in);
+	g->cpu->ops = &ops;
+	return g;
+}
+
+static void run(const struct scenario *s, bool translate, struct outcome out[ROUNDS])
+{
+	struct guest_cpu *g = create(translate);
+
+	memcpy(g->ram + CODE_GPA, s->code, s->code_end - s->code);
+	if (s->kernel)
+		memcpy(g->ram + KERNEL_GPA, s->kernel, s->kernel_end - s->kernel);
+	for (unsigned n = 0; n < ROUNDS; n++) {
+		enum interp_exit e;
+
+		begin(g, s, n);
+		shootdown_drain(&g->queue, &g->sink);
+		e = s->once ? interp_run(g->in, MAX_INSNS, false)
+			    : guest_cpu_run(g, MAX_INSNS, false);
+		take(g, e, &out[n]);
+	}
+	assert_int_equal(g->stats.blocks_compiled > 0, translate);
+	guest_cpu_destroy(g);
+}
+
+static void compare(const struct scenario *s)
+{
+	static struct outcome want[ROUNDS], got[ROUNDS];
+
+	run(s, false, want);
+	run(s, true, got);
+	for (unsigned n = 0; n < ROUNDS; n++) {
+		for (unsigned r = 0; r < 16; r++)
+			assert_int_equal(got[n].gpr[r], want[n].gpr[r]);
+		assert_int_equal(got[n].exit, want[n].exit);
+		assert_int_equal(got[n].vector, want[n].vector);
+		assert_int_equal(got[n].rip, want[n].rip);
+		assert_int_equal(got[n].flags, want[n].flags);
+		assert_memory_equal(&got[n], &want[n], sizeof(want[n]));
+	}
+}
+
+/* --- SYSCALL, SYSRET ------------------------------------------------------------------------ */
+
+CODE(user, "1: add %eax, %ebx; call 2f; adc %r8d, %r9d; pushfq; pop %r8; xor %r8, %r9\n"
+	   "dec %r12d; jnz 1b; pushfq; pop %rsi; ud2\n"
+	   "2: cmp %eax, %ebx; syscall; sbb %edx, %eax; ret")
+CODE(kernel, "add %r11, %r13; xor %rcx, %r14; lea 1(%rbx), %ebx; call 1f; sysretq\n"
+	     "1: mov %cs, %ebp; add %rbp, %r15; mov %ss, %ebp; add %rbp, %r15; ret")
+
+static void any_mode(struct guest_cpu *g, unsigned round)
+{
+	static const uint64_t masks[] = {0, ~0ull, FLAG_CF | FLAG_OF, 0x257fd5, FLAG_ZF | FLAG_IF};
+	static const uint64_t stars[] = {0x0018000800000000ull, 0xfff7fffc00000000ull,
+					 0x0023001000000000ull};
+	struct cpu *c = g->cpu;
+
+	set_cpl(c, round & 2 ? 3 : 0);
+	c->sfmask = masks[round % 5];
+	c->star = stars[round % 3];
+	if (round & 8)
+		c->rflags |= FLAG_AC | FLAG_ID;
+	if (round & 16)
+		c->cr0 |= CR0_AM;
+}
+SCENARIO(syscall, user, any_mode, KERNEL(kernel))
+
+static void disabled(struct guest_cpu *g, unsigned round)
+{
+	any_mode(g, round);
+	if (round % 3 == 0)
+		g->cpu->efer &= ~(uint64_t)EFER_SCE;
+}
+SCENARIO(syscall_disabled, user, disabled, KERNEL(kernel))
+
+CODE(stepping, "sub $1, %r12d; jns 1f; or $0x100, %r11d; 1: sysretq")
+SCENARIO(sysret_stepping, user, any_mode, KERNEL(stepping))
+
+/* At last the kernel returns to where user code would: that then has the kernel's rights. */
+CODE(user_calls, "mov %rdi, %rbx; 1: call 2f; mov (%rbx), %rdx; mov %cs, %eax; mov %rax, (%rdi)\n"
+		 "test $3, %al; jnz 1b; mov %cr0, %rbp; ud2; 2: inc %r9d; syscall; ret")
+CODE(kernel_returns, "lea 0x1000(%rdi), %rax; dec %r12d; cmovz %rax, %rbx; jz 1f; sysretq; 1: ret")
+
+static void kernel_page(struct guest_cpu *g, unsigned round)
+{
+	any_mode(g, round);
+	g->pt[(DATA_GPA >> PAGE_SHIFT) + 1] &= ~(uint64_t)PTE_U;
+}
+SCENARIO(return_across, user_calls, kernel_page, KERNEL(kernel_returns))
+
+/*
+ * The kernel drops all expected returns, and RAX, which is stored where the last one was, looks
+ * like it.
+ */
+CODE(user_waits, "lea 3f(%rip), %r13; neg %r13; 1: call 2f; 3: dec %r12d; jnz 1b; ud2\n"
+		 "2: syscall; ret")
+CODE(kernel_drops, "lea 1f(%rip), %rax; push %rax; ret; 1: mov %r13, %rax; mov %rax, %r8; sysretq")
+SCENARIO(returns_dropped, user_waits, any_mode, KERNEL(kernel_drops))
+
+/* The kernel turns alignment checks on and off; at last an access in the caller is not aligned. */
+CODE(user_aligns, "mov %rdi, %rdx; 1: call 2f; mov (%rdx), %rax; add %rax, %rbx; jmp 1b\n"
+		  "2: syscall; ret")
+CODE(kernel_aligns, "xor $0x40000, %r11d; lea 1(%rdi), %rbp; dec %r12d; cmovz %rbp, %rdx; sysretq")
+
+static void may_align(struct guest_cpu *g, unsigned round)
+{
+	set_cpl(g->cpu, 3);
+	g->cpu->cr0 |= CR0_AM;
+	g->cpu->gpr[R12] = 9;
+}
+SCENARIO(alignment, user_aligns, may_align, KERNEL(kernel_aligns))
+
+/* More returns in the kernel than calls, and then a SYSRET: user code's own are still right. */
+CODE(user_deep, "1: call 2f; inc %ebx; dec %r12d; jnz 1b; pushfq; pop %rsi; ud2\n"
+		"2: call 3f; inc %edx; ret; 3: inc %r9d; syscall; add %eax, %ebp; ret")
+CODE(kernel_deep,
+     "mov %rcx, %r8; lea 2f(%rip), %rax; push %rax; lea 1f(%rip), %rax; push %rax; ret\n"
+     "1: test $1, %r12d; jz 3f; ret; 3: pop %rax; 2: mov %r8, %rcx; sysretq")
+SCENARIO(returns_outlive, user_deep, any_mode, KERNEL(kernel_deep))
+
+/* --- STAC, CLAC ----------------------------------------------------------------------------- */
+
+CODE(smap, "1: call 2f; mov (%rdi), %eax; call 4f; add %eax, %ebx; call 3f; pushfq; pop %rdx\n"
+	   "call 5f; dec %r12d; jnz 1b; mov (%rdi), %eax; pushfq; pop %rsi; ud2\n"
+	   "2: cmp %eax, %ebx; stac; adc %r8d, %r8d; ret\n"
+	   "3: clac; ret\n"
+	   "4: mov 8(%rdi), %rbp; clac; stac; ret\n"
+	   "5: stac; call 6f; clac; ret; 6: add %ebx, 16(%rdi); ret")
+
+static void smap_on(struct guest_cpu *g, unsigned round)
+{
+	struct cpu *c = g->cpu;
+
+	for (unsigned n = 0; n < 512; n++)
+		if (n != DATA_GPA >> PAGE_SHIFT)
+			g->pt[n] &= ~(uint64_t)PTE_U;
+	if (round % 4 != 3)
+		c->cr4 |= CR4_SMAP;
+	if (round & 8)
+		c->rflags |= FLAG_AC;
+}
+SCENARIO(smap, smap, smap_on)
+
+static void not_kernel(struct guest_cpu *g, unsigned round)
+{
+	set_cpl(g->cpu, round & 1 ? 3 : 0);
+}
+SCENARIO(stac_user, smap, not_kernel)
+
+/* By turns the callee sets AC and its caller needs that. */
+CODE(smap_turns, "lea 2f(%rip), %rdx; lea 3f(%rip), %rcx; mov $0x21000, %r8d\n"
+		 "1: call *%rdx; mov (%r8), %ebx; clac; xchg %rdx, %rcx; xchg %rdi, %r8\n"
+		 "dec %r12d; jnz 1b; mov (%rdi), %ebp; ud2\n"
+		 "2: inc %r9d; ret; 3: inc %r9d; stac; ret")
+
+static void turns(struct guest_cpu *g, unsigned round)
+{
+	smap_on(g, round);
+	g->cpu->gpr[R12] = 8;
+}
+SCENARIO(smap_turns, smap_turns, turns)
+
+/* --- STI, CLI ------------------------------------------------------------------------------- */
+
+static void window(struct guest_cpu *g, unsigned round)
+{
+	g->cpu->rflags &= ~FLAG_IF;
+	if (round % 3)
+		g->cpu->event |= CPU_EVENT_WINDOW;
+}
+
+CODE(sti, "1: cli; inc %eax; sti; inc %ebx; inc %edx; dec %r12d; jnz 1b; pushfq; pop %rsi; ud2")
+SCENARIO(sti, sti, window, .once = true)
+
+CODE(sti_twice, "1: cli; add %eax, %ebx; sti; sti; adc %ebx, %edx; cli; dec %r12d; jnz 1b; pushfq; "
+		"pop %rsi; ud2")
+SCENARIO(sti_twice, sti_twice, window, .once = true)
+
+CODE(sti_halt, "1: cli; inc %eax; sti; hlt; inc %edx; pushfq; pop %rsi; ud2")
+SCENARIO(sti_halt, sti_halt, window, .once = true)
+
+/* The last of a block of the greatest length. */
+CODE(sti_last, "1: .rept 47; nop; .endr; sti; inc %ebx; inc %edx; cli; dec %r12d; jnz 1b; pushfq; "
+	       "pop %rsi; ud2")
+SCENARIO(sti_last, sti_last, window, .once = true)
+
+/* ... and of a page. */
+CODE(sti_page,
+     "jmp 1f; .skip 4088, 0x90; 1: inc %eax; sti; inc %ebx; inc %edx; pushfq; pop %rsi; ud2")
+
+SCENARIO(sti_page, sti_page, window, .once = true)
+
+/* What RDTSC asks posts a request: nobody looks at that between STI and the next instruction. */
+CODE(sti_request, ".rept 45; nop; .endr; cli; rdtsc; sti; inc %ebx; inc %edx; jmp .")
+
+static struct guest_cpu *requested;
+
+static uint64_t request(struct cpu *cpu)
+{
+	requested->requests = 1;
+	atomic_store_seq(&cpu->bt.stack_limit, ~0ull);
+	return 0;
+}
+
+static void test_sti_request(void **state)
+{
+	static const struct cpu_ops posting = {.rdtsc = request};
+	static const struct scenario s = {.code = sti_request_code};
+	struct guest_cpu *g = create(true);
+	struct cpu *c = g->cpu;
+
+	requested = g;
+	c->ops = &posting;
+	guest_cpu_load(g, CODE_GPA, sti_request);
+	for (unsigned n = 0; n < ROUNDS; n++) {
+		begin(g, &s, n);
+		/* The STI is the last of its block, or not. */
+		c->rip = CODE_GPA + n % 4;
+		c->gpr[RBX] = 0;
+		shootdown_drain(&g->queue, &g->sink);
+		assert_int_equal(interp_run(g->in, MAX_INSNS, false), INTERP_REQUEST);
+		if (!(c->event & CPU_EVENT_SHADOW))
+			assert_int_equal(c->gpr[RBX], 1);
+		g->requests = 0;
+	}
+	assert_true(g->stats.blocks_compiled > 0);
+	guest_cpu_destroy(g);
+}
+
+static void iopl(struct guest_cpu *g, unsigned round)
+{
+	set_cpl(g->cpu, 3);
+	window(g, round);
+	if (round & 4)
+		g->cpu->rflags |= FLAG_IOPL;
+}
+SCENARIO(sti_user, sti, iopl, .once = true)
+
+/* --- flags, registers, time ----------------------------------------------------------------- */
+
+CODE(pushf, "1: add %eax, %ebx; pushfq; pop %r8; xor %r8, %r9; cmp %r8, %rax; mov %rax, (%rdi)\n"
+	    "pushfq; adc %ecx, %edx; pushfq; pop %r10; add %r10, %r13; pop %r11; sbb %r11, %r14\n"
+	    "neg %r9d; pushfq; jc 2f; inc %ebp; 2: pop 8(%rdi); pushfw; pop %si\n"
+	    "dec %r12d; jnz 1b; pushfq; pop %rsi; ud2")
+
+static void any_flags(struct guest_cpu *g, unsigned round)
+{
+	static const uint32_t flags[] = {FLAG_DF, FLAG_IOPL, FLAG_NT | FLAG_AC, FLAG_ID};
+
+	set_cpl(g->cpu, round & 4 ? 3 : 0);
+	g->cpu->rflags |= flags[round % 4];
+}
+SCENARIO(pushf, pushf, any_flags)
+
+CODE(mov_cr, "add %eax, %ebx; mov %cr0, %rax; mov %cr2, %r8; mov %cr3, %r10; mov %cr4, %r15\n"
+	     "mov %cr2, %r11; adc %r10, %r11; mov %cr3, %rbp; pushfq; pop %rsi; ud2")
+
+static void fault_address(struct guest_cpu *g, unsigned round)
+{
+	set_cpl(g->cpu, round % 4 == 3 ? 3 : 0);
+	g->cpu->cr2 = round * 0x123456789abcull;
+}
+SCENARIO(mov_cr, mov_cr, fault_address)
+
+CODE(rdtsc, "add %eax, %ebx; rdtsc; adc %eax, %ebx; mov %rdx, %r8; mov $-1, %rcx; rdtscp\n"
+	    "adc %rdx, %r8; xor %rcx, %r9; pushfq; pop %rsi; ud2")
+
+static void tsc_disabled(struct guest_cpu *g, unsigned round)
+{
+	struct cpu *c = g->cpu;
+
+	set_cpl(c, round & 2 ? 3 : 0);
+	c->tsc_aux = round * 7;
+	if (round & 4)
+		c->cr4 |= CR4_TSD;
+}
+SCENARIO(rdtsc_asked, rdtsc, tsc_disabled)
+
+CODE(rdtscs,
+     "mov $7, %ebx; cmp %ebx, %ebx; rdtsc; mov %eax, %esi; mov %edx, %edi; jne 1f; inc %ebx\n"
+     "1: rdtscp; ud2")
+
+/* Where the scale is known the host's counter is read, and twice is later. */
+static void test_rdtsc_scaled(void **state)
+{
+	static const struct clock_scale scale = {1ull << 31, 12345, 1ull << 60};
+	struct guest_cpu *g = create(true);
+	struct cpu *c = g->cpu;
+
+	guest_cpu_load(g, CODE_GPA, rdtscs);
+	for (unsigned n = 0; n < ROUNDS; n++) {
+		uint64_t from, first, second, to;
+
+		guest_cpu_long_mode(g);
+		set_cpl(c, n & 1 ? 3 : 0);
+		c->exc_pending = false;
+		c->event = 0;
+		c->tsc_aux = n;
+		c->bt.tsc = scale;
+		from = clock_scaled(&scale, __builtin_ia32_rdtsc());
+		shootdown_drain(&g->queue, &g->sink);
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		to = clock_scaled(&scale, __builtin_ia32_rdtsc());
+		assert_int_equal(c->exc.vector, EXC_UD);
+		assert_int_equal(c->gpr[RBX], 8);
+		/* The first rounds may have been interpreted: that asks. */
+		if (n < 8)
+			continue;
+		first = c->gpr[RDI] << 32 | c->gpr[RSI];
+		second = c->gpr[RDX] << 32 | c->gpr[RAX];
+		assert_int_equal(c->gpr[RCX], n);
+		assert_in_range(first, from, to);
+		assert_in_range(second, first, to);
+	}
+	guest_cpu_destroy(g);
+}
+
+#define TEST(fn) cmocka_unit_test(test_##fn)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(syscall),
+		TEST(syscall_disabled),
+		TEST(sysret_stepping),
+		TEST(return_across),
+		TEST(returns_dropped),
+		TEST(alignment),
+		TEST(returns_outlive),
+		TEST(smap),
+		TEST(stac_user),
+		TEST(smap_turns),
+		TEST(sti),
+		TEST(sti_twice),
+		TEST(sti_halt),
+		TEST(sti_last),
+		TEST(sti_page),
+		TEST(sti_request),
+		TEST(sti_user),
+		TEST(pushf),
+		TEST(mov_cr),
+		TEST(rdtsc_asked),
+		TEST(rdtsc_scaled),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
