@@ -190,6 +190,7 @@ struct cpu {
 		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
 		bool next;	/* a handler reached the end of its site */
 		int32_t left;	/* instructions before the next safepoint */
+		int32_t fills;	/* of latches, before the next is looked at */
 		void *owner;	/* struct bt */
 	} bt;
 

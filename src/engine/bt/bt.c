@@ -106,6 +106,8 @@ void bt_flush(struct bt *bt)
 	bt->e.p = bt->first;
 	bt->cold.p = bt->rw + HOT_SIZE;
 	bt->meta_used = 0;
+	tlb_clear_latches(&bt->cpu->tlb);
+	bt->latches = bt->cpu->tlb.latches.used = 0;
 	bt->redo = NULL;
 	bt->cpu->bt.exit = NULL;
 }
@@ -119,6 +121,14 @@ void *bt_meta_alloc(struct bt *bt, size_t size)
 		return NULL;
 	bt->meta_used += size;
 	return p;
+}
+
+uint32_t bt_latch_alloc(struct bt *bt)
+{
+	if (bt->latches == LATCHES)
+		return NO_LATCH;
+	bt->cpu->tlb.latches.used = bt->latches + 1;
+	return bt->latches++;
 }
 
 static void divert(struct bt *bt, uint8_t *from, uint8_t *to)

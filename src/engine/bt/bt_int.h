@@ -59,6 +59,7 @@ struct bt_check {
 	bool write;	   /* stores are among the accesses */
 	bool fill_write;   /* the instruction at slot stores: the fill may set the dirty bit */
 	bool any_half;	   /* addresses may be in the half that the code is not in */
+	uint16_t group;	   /* of the accesses, in the unit */
 };
 
 /* A jump at the end of a block that may be patched to go straight to the next block. */
@@ -91,6 +92,8 @@ struct bt {
 	uint8_t *first;	  /* end of the common stubs, where block code starts */
 	char *meta;	  /* sites, checks and exits */
 	size_t meta_size, meta_used;
+	uint32_t latches;	   /* given out */
+	uint64_t fills_start;	   /* when cpu->bt.fills was set, by the host's clock */
 	struct block *redo;	   /* unit to compile again, with other choices */
 	struct bt_space *tr_space; /* work space of one translation */
 	ZydisDecoder decoder;
@@ -139,7 +142,11 @@ void bt_rest(struct cpu *cpu, const struct bt_check *check);
  */
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 
-/* bt.c: sets what compiled code needs to know to run from cpu->rip on. */
+/* bt.c */
+/* The index of a latch of every VCPU that runs the code, until bt_flush(); NO_LATCH: none left. */
+#define NO_LATCH ~0u
+uint32_t bt_latch_alloc(struct bt *bt);
+/* Sets what compiled code needs to know to run from cpu->rip on. */
 void bt_enter_block(struct bt *bt);
 
 /* Lazy flags to AH (as LAHF) and AL (OF), and back. */

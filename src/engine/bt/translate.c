@@ -220,6 +220,7 @@ bool bt_translate(struct bt *bt, struct block *b)
 	uint8_t *cold = bt->cold.p, *poll[2];
 	const struct block_unit *unit = NULL;
 	size_t meta = bt->meta_used;
+	uint32_t latches = bt->latches;
 	unsigned npolls;
 	bool mem;
 
@@ -249,6 +250,7 @@ bool bt_translate(struct bt *bt, struct block *b)
 		bt->cold.p = cold;
 		bt->e.full = bt->cold.full = false;
 		bt->meta_used = meta;
+		bt->latches = latches;
 		return false;
 	}
 	b->native = e_exec(&bt->e, t->entry_near);

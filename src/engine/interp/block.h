@@ -27,13 +27,15 @@ struct block {
 	uint32_t key; /* mode and options: block_key() */
 	uint16_t insns;
 	uint16_t bytes;
-	uint32_t heat;	     /* times interpreted, until it is compiled */
-	uint16_t straddles;  /* compiled: groups of accesses that crossed a page */
-	bool single_checks;  /* compiled: no such groups */
-	bool any_half;	     /* compiled: data may be in the half that the code is not in */
-	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
-	void *native;	     /* compiled code, or NULL */
-	void *far_native;    /* where it is entered with the flags in cpu->bt.flags */
+	uint32_t heat;	    /* times interpreted, until it is compiled */
+	uint16_t straddles; /* compiled: groups of accesses that crossed a page */
+	bool single_checks; /* compiled: no such groups */
+	bool any_half;	    /* compiled: data may be in the half that the code is not in */
+	/* Compiled: groups of accesses that are looked up each time, and those that may soon be. */
+	uint64_t lookups, lookups_next;
+	const uint8_t *code;	       /* the guest's bytes; NULL for a block that is not kept */
+	void *native;		       /* compiled code, or NULL */
+	void *far_native;	       /* where it is entered with the flags in cpu->bt.flags */
 	const struct block_unit *unit; /* what native is of; only if compiled code is checked */
 	struct block *hash_next;
 	struct insn slot[];
