@@ -15,12 +15,13 @@
 #define WARM	   32
 #define UPPER_BASE 0xffffff8000000000ull
 #define PAGE_A	   (DATA_GPA >> PAGE_SHIFT)
+#define PAGE_CODE  (CODE_GPA >> PAGE_SHIFT)
 #define PAGE_B	   (PAGE_A + 1)
 #define LOAD_GPA   CODE_GPA
 #define STORE_GPA  (CODE_GPA + 0x100)
 #define ALIGN_GPA  (CODE_GPA + 0x200)
 #define PAIR_GPA   (CODE_GPA + 0x300)
-#define OLD	   0x01d
+#define OLD	   0x1d
 #define NEW	   0xe3
 
 CODE(load, "mov (%rdi), %rax; hlt")
@@ -89,6 +90,7 @@ static void make_stale(struct guest_cpu *g, gva_t half, uint64_t flags)
 	struct tlb *t = &g->cpu->tlb;
 
 	g->pt[PAGE_A] = (uint64_t)PAGE_A << PAGE_SHIFT | PTE_P | PTE_W | flags;
+	g->pt[PAGE_CODE] = (uint64_t)PAGE_CODE << PAGE_SHIFT | PTE_P | PTE_W | flags;
 	sys_invpcid(g->cpu, 2, 0, 0);
 	for (unsigned n = 0; n < WARM; n++)
 		assert_int_equal(loaded(g, half), OLD);
