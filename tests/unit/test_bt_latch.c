@@ -173,7 +173,7 @@ static void invpcid_other(struct cpu *c)
 
 static void cr0(struct cpu *c)
 {
-	sys_write_cr(c, 0, c->cr0 & ~CR0_WP);
+	sys_write_cr(c, 0, c->cr0 ^ CR0_WP);
 }
 
 static void cr4(struct cpu *c)
@@ -351,8 +351,12 @@ static void test_groups(void **state)
 	struct cpu *c = g->cpu;
 	uint64_t words[2] = {3, 4};
 
-	memcpy(g->ram + DATA_GPA + 0xff0, words, 16);
-	memcpy(g->ram + DATA_GPA + 0xff8, words, 16);
+	/* The next page is not the next in the host. */
+	g->pt[PAGE_B] += PAGE_SIZE;
+	tlb_flush_page(&c->tlb, DATA_GPA + PAGE_SIZE);
+	memcpy(g->ram + DATA_GPA + 0xff0, &words[0], 8);
+	memcpy(g->ram + DATA_GPA + 0xff8, &words[0], 8);
+	memcpy(g->ram + DATA_GPA + 2 * PAGE_SIZE, &words[1], 8);
 	for (unsigned n = 0; n < WARM; n++) {
 		assert_int_equal(run(g, PAIR_GPA, DATA_GPA), INTERP_HALT);
 		assert_int_equal(run(g, ALIGN_GPA, DATA_GPA), INTERP_HALT);
