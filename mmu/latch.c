@@ -35,7 +35,10 @@ static void take_upper(struct latches *l)
 
 void latches_clear(struct latches *l, uint16_t pcid)
 {
-	memset(l->latch, 0, l->used * sizeof(l->latch[0]));
+	for (unsigned n = 0; n < ARRAY_SIZE(l->touched); n++)
+		if (l->touched[n])
+			memset(&l->latch[n * LATCH_PIECE], 0, LATCH_PIECE * sizeof(l->latch[0]));
+	memset(l->touched, 0, sizeof(l->touched));
 	memset(l->pcid, 0, sizeof(l->pcid));
 	memset(l->stored, 0, sizeof(l->stored));
 	l->filled[LOWER] = false;

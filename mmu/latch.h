@@ -19,7 +19,9 @@
 
 #include "src/base/types.h"
 
-#define LATCHES	      65536u
+#define LATCHES	      262144u
+#define NO_LATCH      ~0u
+#define LATCH_PIECE   256u /* latches cleared together */
 #define LATCH_BITS    10
 #define LATCH_NUMBERS (1u << LATCH_BITS)
 #define LATCH_PCIDS   4096u
@@ -35,10 +37,10 @@ struct latches {
 	uint64_t delta[2]; /* tag[] less the TLB's tag[], which latches are filled from */
 	/* Set by compiled code: a latch was filled under the half's tags. */
 	uint8_t filled[2];
-	uint16_t next;		    /* number of the next tag; those before are taken */
-	uint16_t oldest;	    /* lower half: numbers below it were flushed */
-	uint16_t pcid[LATCH_PCIDS]; /* number of the lower half's tag; 0: none */
-	uint32_t used;		    /* latches that compiled code may have filled: [0, used) */
+	uint8_t touched[LATCHES / LATCH_PIECE]; /* also: a latch of the piece was filled */
+	uint16_t next;				/* number of the next tag; those before are taken */
+	uint16_t oldest;			/* lower half: numbers below it were flushed */
+	uint16_t pcid[LATCH_PCIDS];		/* number of the lower half's tag; 0: none */
 	uint64_t number[LATCH_NUMBERS];
 	/* Frames of which a latch may allow stores, by their low bits. */
 	uint64_t stored[LATCH_FRAMES / 64];

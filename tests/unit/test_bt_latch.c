@@ -383,6 +383,36 @@ static void test_misaligned_elsewhere(void **state)
 	}
 }
 
+static unsigned filled(const struct latches *l)
+{
+	unsigned n = 0;
+
+	for (unsigned k = 0; k < LATCHES; k++)
+		n += l->latch[k].base != 0;
+	return n;
+}
+
+/* Before tags are used again no latch has them; nor when the code is another's. */
+static void test_clearing(void **state)
+{
+	struct guest_cpu *g = *state;
+	const struct latches *l = &g->cpu->tlb.latches;
+	unsigned before;
+
+	make_stale(g, 0, 0);
+	assert_true(filled(l) > 0);
+	do {
+		before = l->next;
+		sys_write_cr(g->cpu, 3, TABLES_GPA);
+	} while (l->next > before);
+	assert_int_equal(filled(l), 0);
+	assert_int_equal(loaded(g, 0), NEW);
+	assert_true(filled(l) > 0);
+	interp_forget_code(g->in);
+	assert_int_equal(filled(l), 0);
+	assert_int_equal(loaded(g, 0), NEW);
+}
+
 /* No tag is near another, or near that of a latch that was never filled. */
 static void test_distances(void **state)
 {
@@ -404,9 +434,9 @@ static void test_distances(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_events),    TEST(test_code),	 TEST(test_watched),
-		TEST(test_near),      TEST(test_groups), TEST(test_misaligned_elsewhere),
-		TEST(test_distances),
+		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
+		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
+		TEST(test_distances), TEST(test_clearing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -101,6 +101,14 @@ static void emit_latch_check(struct tr *t, const struct tr_group *g, struct tr_s
 	e_load(e, SCRATCH1, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
 }
 
+/* mov byte gs:[off], 1 */
+static void emit_set(struct emit *e, size_t off)
+{
+	e_code(e, 0x65, 0xc6, 0x04, 0x25);
+	e32(e, off);
+	e8(e, 1);
+}
+
 /* The latch's check failed: by the TLB's entry, and into the latch; every so often by bt_miss(). */
 static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 {
@@ -117,9 +125,8 @@ static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 	e_store(e, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, base));
 	e_gs_base(e, 0x8b, SCRATCH0, SCRATCH1, entry_off(t, offsetof(struct tlb_entry, addend)));
 	e_store(e, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
-	e_code(e, 0x65, 0xc6, 0x04, 0x25); /* mov byte gs:[filled], 1 */
-	e32(e, CPU_OFF(tlb.latches.filled) + t->upper);
-	e8(e, 1);
+	emit_set(e, CPU_OFF(tlb.latches.filled) + t->upper);
+	emit_set(e, CPU_OFF(tlb.latches.touched) + g->latch / LATCH_PIECE);
 	if (g->write) {
 		e_gs_base(e, 0x8b, SCRATCH0, SCRATCH1,
 			  entry_off(t, offsetof(struct tlb_entry, gfn)));
@@ -137,7 +144,7 @@ static bool wants_latch(const struct tr *t, unsigned group)
 	/* Which tag to add is not known, or nothing is ever filled. */
 	if (t->any_half || t->ctx == TLB_ALIGN)
 		return false;
-	return group >= 64 || !(t->b->lookups >> group & 1);
+	return group >= 64 || !(atomic_load_relaxed(&t->b->lookups) >> group & 1);
 }
 
 /* SCRATCH1 = the addend of the group's page, or out of line. */
@@ -147,7 +154,7 @@ static void emit_check(struct tr *t, struct tr_insn *at, unsigned group)
 	struct tr_slow *s = &t->slow[t->nslow++];
 
 	*s = (struct tr_slow){.g = g, .at = at, .group = group, .mem = t->flags_mem};
-	g->latch = wants_latch(t, group) ? bt_latch_alloc(t->bt) : NO_LATCH;
+	g->latch = wants_latch(t, group) ? code_alloc_latch(&t->bt->bc->room) : NO_LATCH;
 	if (g->latch == NO_LATCH)
 		emit_lookup_check(t, g, s);
 	else

@@ -1,6 +1,7 @@
 /* Misses of the software TLB in compiled code. */
 #include "src/engine/bt/bt_int.h"
 
+#include "src/base/atomic.h"
 #include "src/x86/mem.h"
 
 /* Page-crossing groups of a unit, one after the other, after which accesses get checks of their
@@ -14,18 +15,34 @@
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
 #define FILL_CYCLES 200
 
+/* A VCPU that found the unit's former code in its jump cache finds the present one from now on. */
+static void refresh(struct bt *bt, struct block *unit)
+{
+	uint64_t rip = bt->cpu->bt.page + (unit->gpa & ~PAGE_MASK);
+	struct jump_entry *j = block_jump_entry(bt->bc, rip);
+
+	if (j->rip != rip)
+		j = block_jump_second(bt->bc, j);
+	if (j->rip == rip && j->block == unit)
+		j->native = block_entry(bt->bc, unit);
+}
+
 /* A page-crossing group. */
 static void note_straddle(struct bt *bt, struct block *unit)
 {
 	uint64_t now = __builtin_ia32_rdtsc();
+	unsigned n;
 
 	bt->straddled = true;
-	if (unit->single_checks)
+	if (atomic_load_relaxed(&unit->single_checks)) {
+		refresh(bt, unit);
 		return;
+	}
 	/* A loop over an array crosses now and then, one on a crossing stack frame each time. */
-	unit->straddles = now - bt->straddle_end < SOON_CYCLES ? unit->straddles + 1 : 0;
-	if (unit->straddles == MANY_STRADDLES) {
-		unit->single_checks = true;
+	n = now - bt->straddle_end < SOON_CYCLES ? atomic_load_relaxed(&unit->straddles) + 1 : 0;
+	atomic_store_relaxed(&unit->straddles, n);
+	if (n == MANY_STRADDLES) {
+		atomic_store_relaxed(&unit->single_checks, true);
 		bt->redo = unit;
 	}
 }
@@ -42,13 +59,17 @@ static void note_fills(struct bt *bt, const struct bt_check *k)
 
 	bt->fills_start = now;
 	bt->cpu->bt.fills = FILLS_SAMPLE;
-	if (took > FILLS_SAMPLE * FILL_CYCLES || k->group >= 64 || unit->lookups & bit)
+	if (took > FILLS_SAMPLE * FILL_CYCLES || k->group >= 64)
 		return;
-	if (unit->lookups_next & bit) {
-		unit->lookups |= bit;
+	if (atomic_load_relaxed(&unit->lookups) & bit) {
+		refresh(bt, unit);
+	} else if (atomic_load_relaxed(&unit->lookups_next) & bit) {
+		atomic_store_relaxed(&unit->lookups, atomic_load_relaxed(&unit->lookups) | bit);
 		bt->redo = unit;
+	} else {
+		atomic_store_relaxed(&unit->lookups_next,
+				     atomic_load_relaxed(&unit->lookups_next) | bit);
 	}
-	unit->lookups_next |= bit;
 }
 
 const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
@@ -63,8 +84,11 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 		return NULL;
 	}
 	if (!k->any_half && lo >> 63 != c->bt.page >> 63) {
-		k->unit->any_half = true;
-		bt->redo = k->unit;
+		if (atomic_load_relaxed(&k->unit->any_half))
+			refresh(bt, k->unit);
+		else
+			bt->redo = k->unit;
+		atomic_store_relaxed(&k->unit->any_half, true);
 		return NULL;
 	}
 	if (k->align && ((lo + k->align_off) & (k->align - 1)))

@@ -161,10 +161,11 @@ struct tr {
 	struct block *b; /* the first */
 	const struct block *block[UNIT_MAX_BLOCKS];
 	unsigned nblocks, n;
+	const struct block_unit *unit; /* for those who check, or NULL */
 	struct tr_insn in[UNIT_MAX_INSNS];
 	struct tr_group group[MAX_GROUPS];
 	unsigned ngroups;
-	struct tr_slow slow[MAX_GROUPS + 2 * UNIT_MAX_INSNS];
+	struct tr_slow slow[2 * MAX_GROUPS + 2 * UNIT_MAX_INSNS];
 	unsigned nslow;
 	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;
