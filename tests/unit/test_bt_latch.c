@@ -245,8 +245,11 @@ static void test_events(void **state)
 		make_stale(g, e->half, e->flags);
 		e->happens(g->cpu);
 		sys_write_cr(g->cpu, 3, TABLES_GPA | CR3_NOFLUSH);
+		/* The first run may be the interpreter's. */
+		for (unsigned k = 0; k < WARM; k++)
+			if (e->drops)
+				assert_int_equal(loaded(g, e->half), NEW);
 		assert_int_equal(loaded(g, e->half), e->drops ? NEW : OLD);
-		assert_true(e->drops || loaded(g, e->half) == OLD);
 	}
 }
 
@@ -406,7 +409,8 @@ static void test_clearing(void **state)
 		sys_write_cr(g->cpu, 3, TABLES_GPA);
 	} while (l->next > before);
 	assert_int_equal(filled(l), 0);
-	assert_int_equal(loaded(g, 0), NEW);
+	for (unsigned n = 0; n < WARM; n++)
+		assert_int_equal(loaded(g, 0), NEW);
 	assert_true(filled(l) > 0);
 	interp_forget_code(g->in);
 	assert_int_equal(filled(l), 0);
