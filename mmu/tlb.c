@@ -42,6 +42,23 @@ static void flush2_page(struct tlb *tlb, gva_t gva)
 	}
 }
 
+/* --- latches: see latch.h --------------------------------------------------------------------- */
+
+/* After a change of either's tags. */
+static void settle_latches(struct tlb *tlb)
+{
+	struct latches *l = &tlb->latches;
+
+	l->delta[LOWER] = l->tag[LOWER] - tlb->tag[LOWER];
+	l->delta[UPPER] = l->tag[UPPER] - tlb->tag[UPPER];
+}
+
+void tlb_clear_latches(struct tlb *tlb)
+{
+	latches_clear(&tlb->latches, tlb->pcid);
+	settle_latches(tlb);
+}
+
 /* --- numbers of address spaces ---------------------------------------------------------------- */
 
 static void code_changed(struct tlb *tlb)
@@ -62,6 +79,8 @@ static void restart_asids(struct tlb *tlb)
 	tlb->tag[UPPER] = tlb->next_asid++;
 	tlb->pcid_asid[tlb->pcid] = tlb->next_asid++;
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
+	/* What latches hold stays true. */
+	settle_latches(tlb);
 }
 
 /* The second level as well. */
@@ -76,6 +95,7 @@ static void restart_spaces(struct tlb *tlb)
 	tlb->pcid_space[tlb->pcid] = tlb->next_space++;
 	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
 	tlb->upper_nonglobal = false;
+	tlb_clear_latches(tlb);
 }
 
 /* Numbers that no entry carries. A new space is asked for first: it may restart both. */
@@ -98,6 +118,8 @@ static void renew_upper(struct tlb *tlb)
 	tlb->space[UPPER] = (uint64_t)new_space(tlb) << TLB_VPN_BITS;
 	tlb->tag[UPPER] = new_asid(tlb);
 	tlb->upper_nonglobal = false;
+	latches_renew_upper(&tlb->latches, tlb->pcid);
+	settle_latches(tlb);
 }
 
 /* Makes the space of the current PCID current, with a number of the first level. */
@@ -107,12 +129,15 @@ static void use_lower(struct tlb *tlb)
 		tlb->pcid_asid[tlb->pcid] = new_asid(tlb);
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
 	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
+	latches_use_lower(&tlb->latches, tlb->pcid);
+	settle_latches(tlb);
 }
 
 static void renew_lower(struct tlb *tlb)
 {
 	tlb->pcid_space[tlb->pcid] = new_space(tlb);
 	tlb->pcid_asid[tlb->pcid] = 0;
+	latches_renew_lower(&tlb->latches, tlb->pcid);
 	use_lower(tlb);
 }
 
@@ -129,6 +154,8 @@ void tlb_init(struct tlb *tlb)
 {
 	tlb->next_space = 1;
 	tlb->next_asid = 1;
+	latches_init(&tlb->latches);
+	latches_clear(&tlb->latches, tlb->pcid);
 	tlb_flush_all(tlb);
 }
 
@@ -208,6 +235,8 @@ void tlb_flush_page(struct tlb *tlb, gva_t gva)
 	unsigned b = bloom_hash(gva / MIB(2), TLB_LARGE_BITS);
 
 	psc_flush(&tlb->psc);
+	latches_page_changed(&tlb->latches, tlb->pcid, gva >> 63);
+	settle_latches(tlb);
 	if (gva >= tlb->giga_lo[gva >> 63] && gva <= tlb->giga_hi[gva >> 63]) {
 		tlb_flush_all(tlb);
 	} else if (tlb->large[b / 64] >> (b % 64) & 1) {
@@ -230,6 +259,8 @@ void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn)
 		if (e->gfn == gfn)
 			tlb2_revoke(tlb, e);
 	}
+	latches_protect(&tlb->latches, tlb->pcid, gfn);
+	settle_latches(tlb);
 }
 
 /* --- filling ---------------------------------------------------------------------------------- */

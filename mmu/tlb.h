@@ -18,6 +18,7 @@
 #ifndef MMU_TLB_H
 #define MMU_TLB_H
 
+#include "mmu/latch.h"
 #include "mmu/psc.h"
 #include "src/base/types.h"
 
@@ -105,6 +106,7 @@ struct tlb {
 	/* Changes whenever a cached virtual-to-code mapping may be stale. */
 	uint64_t code_gen;
 	uint64_t exec_pages[64]; /* Bloom filter of pages fetched from in this code_gen */
+	struct latches latches;	 /* of compiled code: pages that its checks saw last */
 };
 
 /* Zeroed memory in. */
@@ -118,6 +120,8 @@ void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid);
 void tlb_flush_page(struct tlb *tlb, gva_t gva);
 /* Drops what lets stores to the frame skip bookkeeping. */
 void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn);
+/* Latches get other users. */
+void tlb_clear_latches(struct tlb *tlb);
 
 struct tlb_fill {
 	gva_t gva; /* canonical */

@@ -89,6 +89,7 @@ static void redo(struct bt *bt)
 	/* No room now: once more, when it is found wanting again. */
 	atomic_store_relaxed(&unit->any_half, false);
 	atomic_store_relaxed(&unit->single_checks, false);
+	atomic_store_relaxed(&unit->lookups, 0);
 }
 
 static void finish(struct bt *bt)

@@ -59,6 +59,7 @@ struct bt_check {
 	bool write;	   /* stores are among the accesses */
 	bool fill_write;   /* the instruction at slot stores: the fill may set the dirty bit */
 	bool any_half;	   /* addresses may be in the half that the code is not in */
+	uint16_t group;	   /* of the accesses, in the unit */
 };
 
 /*
@@ -103,9 +104,10 @@ struct bt {
 	struct cpu *cpu;
 	struct block_cache *bc;
 	struct bt_stubs *stubs;
-	struct emit e;	    /* what runs; in the room of bc */
-	struct emit cold;   /* what seldom runs: kept apart, so that caches hold more of the rest */
-	struct block *redo; /* unit to compile again, with other choices */
+	struct emit e;	  /* what runs; in the room of bc */
+	struct emit cold; /* what seldom runs: kept apart, so that caches hold more of the rest */
+	uint64_t fills_start;	   /* when cpu->bt.fills was set, by the host's clock */
+	struct block *redo;	   /* unit to compile again, with other choices */
 	struct bt_space *tr_space; /* work space of one translation */
 	ZydisDecoder decoder;
 	uint32_t hot;	       /* how often a block was interpreted that is worth following */

@@ -11,6 +11,10 @@
  * last. */
 #define SOON_CYCLES 400
 
+#define FILLS_SAMPLE 256
+/* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
+#define FILL_CYCLES 200
+
 /* A VCPU that found the unit's former code in its jump cache finds the present one from now on. */
 static void refresh(struct bt *bt, struct block *unit)
 {
@@ -43,11 +47,38 @@ static void note_straddle(struct bt *bt, struct block *unit)
 	}
 }
 
+/*
+ * Of the latches that are filled each FILLS_SAMPLEth is looked at. While they are filled that
+ * often, those that are caught twice do not pay.
+ */
+static void note_fills(struct bt *bt, const struct bt_check *k)
+{
+	uint64_t now = __builtin_ia32_rdtsc(), took = now - bt->fills_start;
+	uint64_t bit = 1ull << (k->group & 63);
+	struct block *unit = k->unit;
+
+	bt->fills_start = now;
+	bt->cpu->bt.fills = FILLS_SAMPLE;
+	if (took > FILLS_SAMPLE * FILL_CYCLES || k->group >= 64)
+		return;
+	if (atomic_load_relaxed(&unit->lookups) & bit) {
+		refresh(bt, unit);
+	} else if (atomic_load_relaxed(&unit->lookups_next) & bit) {
+		atomic_store_relaxed(&unit->lookups, atomic_load_relaxed(&unit->lookups) | bit);
+		bt->redo = unit;
+	} else {
+		atomic_store_relaxed(&unit->lookups_next,
+				     atomic_load_relaxed(&unit->lookups_next) | bit);
+	}
+}
+
 const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 {
 	const struct tlb_entry *e = &c->tlb_cur[(lo >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 	struct bt *bt = bt_of_code(c);
 
+	if (c->bt.fills < 0)
+		note_fills(bt, k);
 	if ((lo ^ (lo + k->span)) & PAGE_MASK) {
 		note_straddle(bt, k->unit);
 		return NULL;

@@ -6,6 +6,7 @@
  *   plan.c     how each instruction will be emitted, and what it does to registers and memory
  *   flags.c    which arithmetic flags matter where
  *   groups.c   which memory accesses share one check, and where that stands
+ *   checks.c   the checks
  *   memory.c, native.c, control.c, ...   host code
  */
 #ifndef ENGINE_BT_TRANSLATE_H
@@ -104,9 +105,12 @@ struct tr_group {
 	const struct tr_access *check; /* the access by whose registers the check computes */
 	int64_t check_disp;	       /* its displacement, relative to the values */
 	int64_t check_by; /* by how much its address is larger there than at the check */
-	uint8_t slot;	  /* where the addend is kept: index in cpu->bt.addend */
+	uint32_t latch;	  /* that holds the page and the addend; or NO_LATCH: there is none */
+	uint8_t slot;	  /* then, where the addend is kept: index in cpu->bt.addend */
 	bool kept;	  /* there */
 };
+
+#define TR_LATCH_OFF(g) (CPU_OFF(tlb.latches.latch) + (g)->latch * sizeof(struct latch))
 
 enum slow_kind {
 	SLOW_MISS,  /* the check of group g */
@@ -118,9 +122,14 @@ enum slow_kind {
 /* A way out of line. */
 struct tr_slow {
 	enum slow_kind kind;
-	uint8_t *from;	/* displacement of the jump to here */
-	uint8_t *retry; /* start of the check */
+	uint8_t *from;	/* displacement of the jump to here; of a check: of one of a latch */
+	uint8_t *retry; /* start of the check; of a latch's: of the look-up behind it */
+	/* Of a check: */
+	uint8_t *miss[3]; /* displacements of the jumps to where the TLB's entry does not do */
+	uint8_t nmiss;
+	uint8_t *done; /* where the latch holds the page */
 	const struct tr_group *g;
+	uint16_t group; /* g's number */
 	const struct tr_insn *at;
 	uint8_t vec_level; /* what registers are checked */
 	bool x87;
@@ -248,8 +257,11 @@ void tr_flags_after(struct tr *t, const struct tr_insn *in);
 /* groups.c: fills in the groups and the group of every access. */
 void tr_groups(struct tr *t);
 
-/* memory.c: the checks due before an instruction. */
+/* checks.c: the checks due before an instruction; what is out of line. */
 void tr_checks(struct tr *t, struct tr_insn *in);
+void tr_emit_slow(struct tr *t);
+
+/* memory.c */
 /* Whether an address can be computed in 64 bits by one LEA. */
 bool tr_can_address(const struct tr_insn *in, const ZydisDecodedOperandMem *m);
 /*
@@ -260,7 +272,13 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 			   bool one_scratch);
 /* SCRATCH0 = the access's offset in its segment; keeps flags, may use SCRATCH1. */
 void tr_offset(struct tr *t, const struct tr_insn *in, const struct tr_access *a);
-void tr_emit_slow(struct tr *t);
+/*
+ * out, a scratch register, = linear address + more; flags stay. May use the other one, and does if
+ * it needs both.
+ */
+void tr_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,
+		unsigned out, int64_t more);
+bool tr_needs_both(const ZydisDecodedOperandMem *m);
 
 /* control.c */
 /* The exits to other pages, and what look-ups do that find nothing. */

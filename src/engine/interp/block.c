@@ -12,6 +12,7 @@ int block_cache_init(struct block_cache *bc, struct cpu *cpu, unsigned self,
 	bc->self = self;
 	bc->code = code;
 	decoder_init(&bc->decoder);
+	tlb_clear_latches(&cpu->tlb);
 	bc->once = malloc(sizeof(*bc->once) + BLOCK_MAX_SLOTS * sizeof(struct insn));
 	return bc->once ? 0 : -ENOMEM;
 }
@@ -35,6 +36,8 @@ void block_cache_forget(struct block_cache *bc)
 void block_cache_forget_room(struct block_cache *bc)
 {
 	bc->room = (struct code_room){0};
+	/* Other code is going to have them. */
+	tlb_clear_latches(&bc->cpu->tlb);
 	block_cache_forget(bc);
 }
 
@@ -249,6 +252,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->key = key;
 	b->heat = 0;
 	b->straddles = 0;
+	b->lookups = b->lookups_next = 0;
 	b->single_checks = b->any_half = b->dead = false;
 	b->code = NULL;
 	b->native = b->far_native = NULL;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "mmu/latch.h"
 #include "src/base/atomic.h"
 #include "src/base/log.h"
 
@@ -342,6 +343,8 @@ static void hand_out(struct code_cache *cc, struct code_room *room)
 	room->region = cc->open + 1;
 	room->data = cc->data_mem + n * cc->data;
 	room->data_end = room->data + cc->data;
+	room->latch = n * (LATCHES / (REGIONS * cc->rooms));
+	room->latch_end = room->latch + LATCHES / (REGIONS * cc->rooms);
 	if (!cc->code)
 		return;
 	room->hot = cc->code_mem + STUB_BYTES + n * cc->code;
@@ -373,6 +376,11 @@ void *code_alloc(struct code_room *room, size_t size)
 		return NULL;
 	room->data += size;
 	return p;
+}
+
+uint32_t code_alloc_latch(struct code_room *room)
+{
+	return room->latch < room->latch_end ? room->latch++ : NO_LATCH;
 }
 
 /* --- inserting ------------------------------------------------------------------------------ */

@@ -42,14 +42,17 @@ struct block {
 	uint32_t key; /* mode and options: block_key() */
 	uint16_t insns;
 	uint16_t bytes;
-	uint32_t heat;	     /* *times interpreted, until it is compiled */
-	uint16_t straddles;  /* *compiled: groups of accesses that crossed a page */
-	bool single_checks;  /* *compiled: no such groups */
-	bool any_half;	     /* *compiled: data may be in the half that the code is not in */
-	bool dead;	     /* +it is not found any more */
-	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
-	void *native;	     /* *compiled code, or NULL; far_native is set before */
-	void *far_native;    /* *where it is entered with the flags in cpu->bt.flags */
+	uint32_t heat;	    /* *times interpreted, until it is compiled */
+	uint16_t straddles; /* *compiled: groups of accesses that crossed a page */
+	bool single_checks; /* *compiled: no such groups */
+	bool any_half;	    /* *compiled: data may be in the half that the code is not in */
+	bool dead;	    /* +it is not found any more */
+	/* *Compiled: groups of accesses that are looked up each time, and those that may soon be.
+	 */
+	uint64_t lookups, lookups_next;
+	const uint8_t *code;	       /* the guest's bytes; NULL for a block that is not kept */
+	void *native;		       /* *compiled code, or NULL; far_native is set before */
+	void *far_native;	       /* *where it is entered with the flags in cpu->bt.flags */
 	const struct block_unit *unit; /* *what native is of; only if compiled code is checked */
 	struct bt_exit *links;	       /* +jumps that were patched to lead to native */
 	struct block *hash_next;       /* * */
@@ -59,10 +62,11 @@ struct block {
 
 /* Memory that one thread fills. All zero: none. */
 struct code_room {
-	unsigned region;	  /* its number + 1 */
-	uint8_t *hot, *hot_end;	  /* host code, in the writable mapping */
-	uint8_t *cold, *cold_end; /* host code that seldom runs: kept apart */
-	char *data, *data_end;	  /* blocks, and what compiled code refers to */
+	unsigned region;	   /* its number + 1 */
+	uint8_t *hot, *hot_end;	   /* host code, in the writable mapping */
+	uint8_t *cold, *cold_end;  /* host code that seldom runs: kept apart */
+	char *data, *data_end;	   /* blocks, and what compiled code refers to */
+	uint32_t latch, latch_end; /* indices of each VCPU's latches */
 };
 
 struct code_cache;
@@ -90,6 +94,11 @@ bool code_crosses(const struct code_cache *cc, gpa_t gpa, uint32_t key);
 bool code_take_room(struct code_cache *cc, struct code_room *room, bool *retired);
 /* 16-byte aligned, from the room's data; NULL if there is too little. */
 void *code_alloc(struct code_room *room, size_t size);
+/*
+ * The index of a latch of each VCPU that runs the code, NO_LATCH if there is none left. Whoever
+ * forgets the room's region clears its own latches.
+ */
+uint32_t code_alloc_latch(struct code_room *room);
 
 /*
  * Lets others find a block that lies in the caller's room, decoded from bytes read after the code

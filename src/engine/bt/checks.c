@@ -1,0 +1,263 @@
+/*
+ * The checks of groups of accesses in compiled code: against a latch (mmu/latch.h), and where that
+ * fails, or does too often, against the first level of the software TLB.
+ */
+#include "src/engine/bt/translate.h"
+
+_Static_assert(sizeof(struct tlb_entry) == 32, "the index is shifted by 5");
+
+#define INDEX_SHIFT (PAGE_SHIFT - 5)
+#define INDEX_MASK  ((TLB_SIZE - 1) << 5)
+
+/* --- the look-up ------------------------------------------------------------------------------ */
+
+static void emit_tag(struct tr *t)
+{
+	struct emit *e = t->e;
+	uint8_t *upper, *done;
+
+	if (!t->any_half) {
+		e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8 * t->upper);
+		return;
+	}
+	e_code(e, 0x4d, 0x85, 0xd2); /* test r10, r10 */
+	upper = e_jcc(e, CC_S);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag));
+	done = e_jmp(e);
+	e_patch_here(e, upper);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8);
+	e_patch_here(e, done);
+}
+
+/* From the address of the group's first access, with the registers as at the check. */
+static int64_t first_byte(const struct tr_group *g)
+{
+	return g->lo - g->check_disp + g->check_by;
+}
+
+/* By how much the first byte is beyond an address that has to be aligned. */
+static unsigned beyond_aligned(const struct tr_group *g)
+{
+	return g->align ? (g->lo - g->align_at) & (g->align - 1) : 0;
+}
+
+static size_t entry_off(const struct tr *t, size_t field)
+{
+	return CPU_OFF(tlb.e) + t->ctx * TLB_SIZE * sizeof(struct tlb_entry) + field;
+}
+
+/*
+ * The entry of the first level, as offset from that of page 0, in SCRATCH1, and what its tag must
+ * be in SCRATCH0; jumps out if it is not.
+ */
+static void emit_lookup(struct tr *t, const struct tr_group *g, struct tr_slow *s)
+{
+	struct emit *e = t->e;
+
+	tr_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
+	if (g->align) {
+		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, -(int)beyond_aligned(g));
+		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
+		s->miss[s->nmiss++] = e_jcc(e, CC_NE);
+	}
+	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
+	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	 /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK); /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000); /* and r10, ~0xfff */
+	emit_tag(t);
+	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1,
+		  entry_off(t, g->write ? offsetof(struct tlb_entry, wtag)
+					: offsetof(struct tlb_entry, rtag)));
+	s->miss[s->nmiss++] = e_jcc(e, CC_NE);
+}
+
+static void emit_lookup_check(struct tr *t, const struct tr_group *g, struct tr_slow *s)
+{
+	s->retry = t->e->p;
+	emit_lookup(t, g, s);
+	e_gs_base(t->e, 0x8b, SCRATCH1, SCRATCH1, entry_off(t, offsetof(struct tlb_entry, addend)));
+}
+
+/* --- latches ---------------------------------------------------------------------------------- */
+
+/*
+ * SCRATCH0 = distance from the latch's page. Rotated by the alignment it is small only if it is a
+ * multiple of that.
+ */
+static void emit_latch_check(struct tr *t, const struct tr_group *g, struct tr_slow *s)
+{
+	struct emit *e = t->e;
+	unsigned beyond = beyond_aligned(g), shift = g->align ? __builtin_ctz(g->align) : 0;
+
+	tr_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g) - beyond);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.tag) + 8 * t->upper);
+	e_gs(e, true, 0x2b, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, base));
+	if (shift)
+		e_code(e, 0x49, 0xc1, 0xca, shift); /* ror r10, imm8 */
+	e_code(e, 0x49, 0x81, 0xfa);		    /* cmp r10, imm32 */
+	e32(e, (PAGE_SIZE - (g->hi - g->lo + 1 + beyond)) >> shift);
+	s->from = e_jcc(e, CC_A);
+	s->done = e->p;
+	e_load(e, SCRATCH1, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
+}
+
+/* mov byte gs:[off], 1 */
+static void emit_set(struct emit *e, size_t off)
+{
+	e_code(e, 0x65, 0xc6, 0x04, 0x25);
+	e32(e, off);
+	e8(e, 1);
+}
+
+/* The latch's check failed: by the TLB's entry, and into the latch; every so often by bt_miss(). */
+static void emit_latch_fill(struct tr *t, struct tr_slow *s)
+{
+	const struct tr_group *g = s->g;
+	struct emit *e = t->e;
+
+	s->retry = e->p;
+	emit_lookup(t, g, s);
+	e_code(e, 0x65, 0x83, 0x2c, 0x25); /* sub dword gs:[fills], 1 */
+	e32(e, CPU_OFF(bt.fills));
+	e8(e, 1);
+	s->miss[s->nmiss++] = e_jcc(e, CC_S);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.delta) + 8 * t->upper);
+	e_store(e, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, base));
+	e_gs_base(e, 0x8b, SCRATCH0, SCRATCH1, entry_off(t, offsetof(struct tlb_entry, addend)));
+	e_store(e, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
+	emit_set(e, CPU_OFF(tlb.latches.filled) + t->upper);
+	emit_set(e, CPU_OFF(tlb.latches.touched) + g->latch / LATCH_PIECE);
+	if (g->write) {
+		e_gs_base(e, 0x8b, SCRATCH0, SCRATCH1,
+			  entry_off(t, offsetof(struct tlb_entry, gfn)));
+		e_code(e, 0x45, 0x0f, 0xb7, 0xd2);	       /* movzx r10d, r10w */
+		e_code(e, 0x65, 0x4c, 0x0f, 0xab, 0x14, 0x25); /* bts gs:[stored], r10 */
+		e32(e, CPU_OFF(tlb.latches.stored));
+	}
+	e_jmp_to(e, s->done);
+}
+
+/* --- where they stand ------------------------------------------------------------------------- */
+
+static bool wants_latch(const struct tr *t, unsigned group)
+{
+	/* Which tag to add is not known, or nothing is ever filled. */
+	if (t->any_half || t->ctx == TLB_ALIGN)
+		return false;
+	return group >= 64 || !(atomic_load_relaxed(&t->b->lookups) >> group & 1);
+}
+
+/* SCRATCH1 = the addend of the group's page, or out of line. */
+static void emit_check(struct tr *t, struct tr_insn *at, unsigned group)
+{
+	struct tr_group *g = &t->group[group];
+	struct tr_slow *s = &t->slow[t->nslow++];
+
+	*s = (struct tr_slow){.g = g, .at = at, .group = group, .mem = t->flags_mem};
+	g->latch = wants_latch(t, group) ? code_alloc_latch(&t->bt->bc->room) : NO_LATCH;
+	if (g->latch == NO_LATCH)
+		emit_lookup_check(t, g, s);
+	else
+		emit_latch_check(t, g, s);
+}
+
+/* How many groups from the next on are checked before instruction n. */
+static unsigned due(const struct tr *t, unsigned n)
+{
+	unsigned k = t->next_group;
+
+	while (k < t->ngroups && t->group[k].check_at == n)
+		k++;
+	return k - t->next_group;
+}
+
+void tr_checks(struct tr *t, struct tr_insn *in)
+{
+	struct emit *e = t->e;
+	unsigned n = in - t->in;
+	unsigned left = due(t, n);
+
+	if (left)
+		tr_flags_clobber(t, in->live_in, SCRATCH0);
+	for (; left; left--, t->next_group++) {
+		struct tr_group *g = &t->group[t->next_group];
+
+		emit_check(t, in, t->next_group);
+		t->addend = t->next_group;
+		/* It is used at once and never again, or kept. */
+		g->kept = g->latch == NO_LATCH &&
+			  (g->last != n || tr_needs_both(g->check->m) || in->naccs > 1 || left > 1);
+		if (g->kept)
+			e_store(e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
+	}
+}
+
+static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
+{
+	const struct tr_group *g = s->g;
+	struct emit *e = t->e;
+
+	c->retry = e_exec(e, s->retry);
+	c->span = g->hi - g->lo;
+	c->align = g->align;
+	c->align_off = g->align_at - g->lo;
+	c->write = g->write;
+	c->any_half = t->any_half;
+	c->fill_write = g->check->write && g->check_at == g->first;
+	c->group = s->group;
+	tr_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
+	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
+	e_jmp_to(e, t->bt->stubs->miss[s->mem]);
+}
+
+/* A check that failed. */
+static void emit_check_slow(struct tr *t, struct tr_slow *s)
+{
+	struct emit *e = t->e;
+
+	if (s->from) {
+		e_patch_here(e, s->from);
+		emit_latch_fill(t, s);
+	}
+	for (unsigned n = 0; n < s->nmiss; n++)
+		e_patch_here(e, s->miss[n]);
+	emit_miss(t, s, tr_check(t, s->at));
+}
+
+/* Vector or x87 registers are not there, or the interpreter is to take over. */
+static void emit_other_slow(struct tr *t, const struct tr_slow *s)
+{
+	struct bt_check *c = tr_check(t, s->at);
+	struct emit *e = t->e;
+
+	e_patch_here(e, s->from);
+	c->retry = s->retry ? e_exec(e, s->retry) : NULL;
+	c->vec_level = s->vec_level;
+	c->x87 = s->x87;
+	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
+	e_jmp_to(e, s->kind == SLOW_ENTER ? t->bt->stubs->vec_enter[s->mem]
+					  : t->bt->stubs->rest[s->mem]);
+}
+
+/* A rare case of an instruction: its handler does it. */
+static void emit_slow_step(struct tr *t, const struct tr_slow *s)
+{
+	struct emit *e = t->e;
+
+	e_patch(s->from, e->p);
+	e_mov_imm64(e, SCRATCH0, (uintptr_t)tr_site(t, s->at));
+	e_call_to(e, t->bt->stubs->step[s->mem]);
+	e_jmp_to(e, s->retry);
+}
+
+void tr_emit_slow(struct tr *t)
+{
+	for (unsigned n = 0; n < t->nslow && !t->e->full; n++) {
+		if (t->slow[n].kind == SLOW_MISS)
+			emit_check_slow(t, &t->slow[n]);
+		else if (t->slow[n].kind == SLOW_STEP)
+			emit_slow_step(t, &t->slow[n]);
+		else
+			emit_other_slow(t, &t->slow[n]);
+	}
+}

@@ -1,0 +1,447 @@
+/*
+ * Latches of compiled code: what they hold is used, and is not any more after whatever changes
+ * translations. The TLB proper is emptied behind its back, so that only a latch can be stale.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "src/x86/sys.h"
+#include "tests/unit/guest_cpu.h"
+
+#define MAX_INSNS  100000
+#define WARM	   32
+#define UPPER_BASE 0xffffff8000000000ull
+#define PAGE_A	   (DATA_GPA >> PAGE_SHIFT)
+#define PAGE_CODE  (CODE_GPA >> PAGE_SHIFT)
+#define PAGE_B	   (PAGE_A + 1)
+#define LOAD_GPA   CODE_GPA
+#define STORE_GPA  (CODE_GPA + 0x100)
+#define ALIGN_GPA  (CODE_GPA + 0x200)
+#define PAIR_GPA   (CODE_GPA + 0x300)
+#define OLD	   0x1d
+#define NEW	   0xe3
+
+CODE(load, "mov (%rdi), %rax; hlt")
+CODE(store, "mov %rax, (%rdi); hlt")
+CODE(load_aligned, "movaps (%rdi), %xmm0; movq %xmm0, %rax; hlt")
+CODE(load_pair, "mov (%rdi), %rax; mov 8(%rdi), %rbx; hlt")
+CODE(answer, "mov $1, %eax; hlt")
+
+static int setup(void **state)
+{
+	struct interp_config cfg = {.self = 0,
+				    .cache_bytes = MIB(1),
+				    .stop_on_exception = true,
+				    .translate = true,
+				    .translate_after = 1};
+	struct guest_cpu *g = guest_cpu_create(true);
+	uint64_t *top = (uint64_t *)(g->ram + TABLES_GPA);
+
+	interp_destroy(g->in);
+	cfg.requests = &g->requests;
+	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
+	interp_enter_thread(g->in);
+	top[511] = top[0];
+	/* Supervisor pages, or with SMAP off the code would not have latches. */
+	for (unsigned n = 0; n < 512; n++)
+		g->pt[n] &= ~PTE_U;
+	g->cpu->cr4 |= CR4_PCIDE | CR4_OSFXSR | CR4_SMAP;
+	cpu_update_ctx(g->cpu);
+	tlb_flush_all(&g->cpu->tlb);
+	guest_cpu_load(g, LOAD_GPA, load);
+	guest_cpu_load(g, STORE_GPA, store);
+	guest_cpu_load(g, ALIGN_GPA, load_aligned);
+	guest_cpu_load(g, PAIR_GPA, load_pair);
+	g->ram[PAGE_A << PAGE_SHIFT] = OLD;
+	g->ram[PAGE_B << PAGE_SHIFT] = NEW;
+	*state = g;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	guest_cpu_destroy(*state);
+	return 0;
+}
+
+static enum interp_exit run(struct guest_cpu *g, gva_t code, gva_t data)
+{
+	struct cpu *c = g->cpu;
+
+	c->exc_pending = false;
+	c->event = 0;
+	c->rip = code;
+	c->gpr[RDI] = data;
+	return guest_cpu_run(g, MAX_INSNS, false);
+}
+
+static uint64_t loaded(struct guest_cpu *g, gva_t half)
+{
+	assert_int_equal(run(g, half + LOAD_GPA, half + DATA_GPA), INTERP_HALT);
+	return g->cpu->gpr[RAX];
+}
+
+/* The code is compiled and its latch filled; then the page is another's. */
+static void make_stale(struct guest_cpu *g, gva_t half, uint64_t flags)
+{
+	struct tlb *t = &g->cpu->tlb;
+
+	g->pt[PAGE_A] = (uint64_t)PAGE_A << PAGE_SHIFT | PTE_P | PTE_W | flags;
+	g->pt[PAGE_CODE] = (uint64_t)PAGE_CODE << PAGE_SHIFT | PTE_P | PTE_W | flags;
+	sys_invpcid(g->cpu, 2, 0, 0);
+	for (unsigned n = 0; n < WARM; n++)
+		assert_int_equal(loaded(g, half), OLD);
+	assert_true(g->stats.blocks_compiled > 0);
+	g->pt[PAGE_A] = (uint64_t)PAGE_B << PAGE_SHIFT | PTE_P | PTE_W | flags;
+	memset(t->e, 0, sizeof(t->e));
+	memset(t->e2, 0, sizeof(t->e2));
+	memset(t->chain, 0, sizeof(t->chain));
+	psc_flush(&t->psc);
+	/* Nobody told the latch. */
+	assert_int_equal(loaded(g, half), OLD);
+}
+
+static void invlpg(struct cpu *c)
+{
+	tlb_flush_page(&c->tlb, DATA_GPA);
+}
+
+static void invlpg_upper(struct cpu *c)
+{
+	tlb_flush_page(&c->tlb, UPPER_BASE + DATA_GPA);
+}
+
+static void invpcid_page(struct cpu *c)
+{
+	sys_invpcid(c, 0, 0, DATA_GPA);
+}
+
+static void invpcid_space(struct cpu *c)
+{
+	sys_invpcid(c, 1, 0, 0);
+}
+
+static void invpcid_all(struct cpu *c)
+{
+	sys_invpcid(c, 2, 0, 0);
+}
+
+static void invpcid_nonglobal(struct cpu *c)
+{
+	sys_invpcid(c, 3, 0, 0);
+}
+
+static void cr3(struct cpu *c)
+{
+	sys_write_cr(c, 3, TABLES_GPA);
+}
+
+static void cr3_keep(struct cpu *c)
+{
+	sys_write_cr(c, 3, TABLES_GPA | CR3_NOFLUSH);
+}
+
+/* To another address space and back, each of which keeps what it has. */
+static void cr3_and_back(struct cpu *c)
+{
+	sys_write_cr(c, 3, TABLES_GPA | 7 | CR3_NOFLUSH);
+	cr3_keep(c);
+}
+
+/* Another address space is told of the page, which might be global. */
+static void invlpg_elsewhere(struct cpu *c)
+{
+	sys_write_cr(c, 3, TABLES_GPA | 7 | CR3_NOFLUSH);
+	tlb_flush_page(&c->tlb, DATA_GPA);
+	cr3_keep(c);
+}
+
+static void invpcid_elsewhere(struct cpu *c)
+{
+	sys_write_cr(c, 3, TABLES_GPA | 7 | CR3_NOFLUSH);
+	sys_invpcid(c, 1, 0, 0);
+	cr3_keep(c);
+}
+
+static void invpcid_other(struct cpu *c)
+{
+	sys_invpcid(c, 1, 7, 0);
+}
+
+static void cr0(struct cpu *c)
+{
+	sys_write_cr(c, 0, c->cr0 ^ CR0_WP);
+}
+
+static void cr4(struct cpu *c)
+{
+	sys_write_cr(c, 4, c->cr4 ^ CR4_PGE);
+}
+
+static void dr(struct cpu *c)
+{
+	sys_write_dr(c, 0, 0);
+}
+
+/* So often that the numbers of tags run out, and of address spaces in the TLB, too. */
+static void wrap(struct cpu *c)
+{
+	for (unsigned n = 0; n < TLB_MAX_ASID + LATCH_NUMBERS; n++)
+		sys_write_cr(c, 3, TABLES_GPA | 7);
+	cr3_keep(c);
+}
+
+static const struct event {
+	void (*happens)(struct cpu *c);
+	gva_t half;
+	uint64_t flags;
+	bool drops;
+} events[] = {
+	{invlpg, 0, 0, true},
+	{invlpg, 0, PTE_G, true},
+	{invlpg_elsewhere, 0, PTE_G, true},
+	{invlpg_upper, UPPER_BASE, 0, true},
+	{invlpg_upper, UPPER_BASE, PTE_G, true},
+	{invlpg_upper, 0, 0, false},
+	{invlpg, UPPER_BASE, PTE_G, false},
+	{invpcid_page, 0, 0, true},
+	{invpcid_space, 0, 0, true},
+	{invpcid_space, UPPER_BASE, 0, true},
+	{invpcid_space, UPPER_BASE, PTE_G, false},
+	{invpcid_all, 0, PTE_G, true},
+	{invpcid_all, UPPER_BASE, PTE_G, true},
+	{invpcid_nonglobal, 0, 0, true},
+	{invpcid_nonglobal, UPPER_BASE, 0, true},
+	{invpcid_elsewhere, 0, 0, true},
+	{invpcid_other, 0, 0, false},
+	{cr3, 0, 0, true},
+	{cr3, UPPER_BASE, 0, true},
+	{cr3, UPPER_BASE, PTE_G, false},
+	{cr3_keep, 0, 0, false},
+	{cr3_and_back, 0, 0, false},
+	{cr3_and_back, UPPER_BASE, 0, true},
+	{cr3_and_back, UPPER_BASE, PTE_G, false},
+	{cr0, 0, 0, true},
+	{cr0, UPPER_BASE, PTE_G, true},
+	{cr4, 0, 0, true},
+	{cr4, UPPER_BASE, PTE_G, true},
+	{dr, 0, 0, true},
+	{dr, UPPER_BASE, PTE_G, true},
+	{wrap, 0, 0, true},
+	{wrap, UPPER_BASE, PTE_G, true},
+};
+
+static void test_events(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(events); n++) {
+		const struct event *e = &events[n];
+
+		print_message("event %u\n", n);
+		make_stale(g, e->half, e->flags);
+		e->happens(g->cpu);
+		sys_write_cr(g->cpu, 3, TABLES_GPA | CR3_NOFLUSH);
+		/* The first run may be the interpreter's. */
+		for (unsigned k = 0; k < WARM; k++)
+			if (e->drops)
+				assert_int_equal(loaded(g, e->half), NEW);
+		assert_int_equal(loaded(g, e->half), e->drops ? NEW : OLD);
+	}
+}
+
+/* Stores to a page stop being unnoticed when it gets code, be its TLB entry long gone. */
+static void test_code(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	struct tlb *t = &c->tlb;
+
+	for (unsigned n = 0; n < WARM; n++) {
+		c->gpr[RAX] = 0;
+		assert_int_equal(run(g, STORE_GPA, DATA_GPA + 0x800), INTERP_HALT);
+	}
+	/* Taken by another page of the same set, one after the other. */
+	for (unsigned w = 0; w < TLB2_WAYS; w++) {
+		struct tlb_fill f = {.gva = DATA_GPA +
+					    (gva_t)(w + 1) * TLB2_SETS * PAGE_SIZE * TLB2_SETS,
+				     .gfn = 1,
+				     .allow = TLB_READS | TLB_WRITES,
+				     .page_size = PAGE_SIZE};
+
+		tlb_insert(t, TLB_SUPER, &f);
+	}
+	guest_cpu_load(g, DATA_GPA, answer);
+	for (unsigned n = 0; n < 20; n++) {
+		uint64_t code;
+
+		for (unsigned k = 0; k < WARM; k++) {
+			assert_int_equal(run(g, DATA_GPA, 0), INTERP_HALT);
+			assert_int_equal(c->gpr[RAX], n + 1);
+		}
+		memcpy(&code, g->ram + DATA_GPA, sizeof(code));
+		c->gpr[RAX] = code + 0x100; /* the immediate operand's first byte */
+		assert_int_equal(run(g, STORE_GPA, DATA_GPA), INTERP_HALT);
+	}
+}
+
+/* A page that becomes watched, and is not any more. */
+static void test_watched(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	for (unsigned n = 0; n < WARM; n++)
+		assert_int_equal(loaded(g, 0), OLD);
+	sys_write_dr(c, 0, DATA_GPA);
+	sys_write_dr(c, 7, 0xf0002);
+	/* There is no handler. */
+	assert_int_equal(c->dr6 & 1, 0);
+	assert_int_equal(run(g, LOAD_GPA, DATA_GPA), INTERP_EXCEPTION);
+	assert_int_equal(c->dr6 & 1, 1);
+	sys_write_dr(c, 7, 0);
+	assert_int_equal(loaded(g, 0), OLD);
+}
+
+static void fault(struct guest_cpu *g, gva_t code, gva_t data, unsigned vector)
+{
+	assert_int_equal(run(g, code, data), INTERP_EXCEPTION);
+	assert_int_equal(g->cpu->exc.vector, vector);
+	assert_int_equal(g->cpu->rip, code);
+}
+
+/* What is near the page of a latch by some measure, but not in it. */
+static void test_near(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	uint64_t word = 0x1122334455667788ull;
+
+	memcpy(g->ram + DATA_GPA + 0xffc, &word, 8);
+	for (unsigned n = 0; n < WARM; n++)
+		assert_int_equal(loaded(g, 0), OLD);
+	for (unsigned bit = 47; bit < 64; bit++) {
+		fault(g, LOAD_GPA, DATA_GPA ^ 1ull << bit, EXC_GP);
+		fault(g, LOAD_GPA, DATA_GPA + ((uint64_t)bit << 48), EXC_GP);
+	}
+	assert_int_equal(loaded(g, 0), OLD);
+	assert_int_equal(run(g, LOAD_GPA, DATA_GPA + 0xffc), INTERP_HALT);
+	assert_int_equal(c->gpr[RAX], word);
+	assert_int_equal(run(g, LOAD_GPA, DATA_GPA - 1), INTERP_HALT);
+	assert_int_equal(c->gpr[RAX], OLD << 8);
+	assert_int_equal(run(g, LOAD_GPA, UPPER_BASE + DATA_GPA), INTERP_HALT);
+	assert_int_equal(c->gpr[RAX], OLD);
+	g->pt[PAGE_B] = 0;
+	tlb_flush_page(&c->tlb, DATA_GPA + PAGE_SIZE);
+	fault(g, LOAD_GPA, DATA_GPA + 0xff9, EXC_PF);
+	assert_int_equal(c->exc.cr2, DATA_GPA + PAGE_SIZE);
+}
+
+static void test_groups(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	uint64_t words[2] = {3, 4};
+
+	/* The next page is not the next in the host. */
+	g->pt[PAGE_B] += PAGE_SIZE;
+	tlb_flush_page(&c->tlb, DATA_GPA + PAGE_SIZE);
+	memcpy(g->ram + DATA_GPA + 0xff0, &words[0], 8);
+	memcpy(g->ram + DATA_GPA + 0xff8, &words[0], 8);
+	memcpy(g->ram + DATA_GPA + 2 * PAGE_SIZE, &words[1], 8);
+	for (unsigned n = 0; n < WARM; n++) {
+		assert_int_equal(run(g, PAIR_GPA, DATA_GPA), INTERP_HALT);
+		assert_int_equal(run(g, ALIGN_GPA, DATA_GPA), INTERP_HALT);
+		assert_int_equal(c->gpr[RAX], OLD);
+	}
+	/* The last that fits, and one that does not. */
+	assert_int_equal(run(g, PAIR_GPA, DATA_GPA + 0xff0), INTERP_HALT);
+	assert_int_equal(c->gpr[RBX], 3);
+	assert_int_equal(run(g, PAIR_GPA, DATA_GPA + 0xff8), INTERP_HALT);
+	assert_int_equal(c->gpr[RAX], 3);
+	assert_int_equal(c->gpr[RBX], 4);
+	assert_int_equal(run(g, ALIGN_GPA, DATA_GPA + 0xff0), INTERP_HALT);
+	assert_int_equal(c->gpr[RAX], 3);
+	for (unsigned off = 1; off < 16; off++)
+		fault(g, ALIGN_GPA, DATA_GPA + off, EXC_GP);
+}
+
+/* Misaligned by what two address spaces' numbers in the TLB differ. */
+static void test_misaligned_elsewhere(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	for (unsigned pcid = 0; pcid < 32; pcid++) {
+		sys_write_cr(c, 3, TABLES_GPA | pcid | CR3_NOFLUSH);
+		assert_int_equal(run(g, ALIGN_GPA, DATA_GPA), INTERP_HALT);
+		for (unsigned other = 0; other <= pcid; other++) {
+			sys_write_cr(c, 3, TABLES_GPA | other | CR3_NOFLUSH);
+			for (unsigned off = 1; off < 16; off++)
+				fault(g, ALIGN_GPA, DATA_GPA + off, EXC_GP);
+		}
+	}
+}
+
+static unsigned filled(const struct latches *l)
+{
+	unsigned n = 0;
+
+	for (unsigned k = 0; k < LATCHES; k++)
+		n += l->latch[k].base != 0;
+	return n;
+}
+
+/* Before tags are used again no latch has them; nor when the code is another's. */
+static void test_clearing(void **state)
+{
+	struct guest_cpu *g = *state;
+	const struct latches *l = &g->cpu->tlb.latches;
+	unsigned before;
+
+	make_stale(g, 0, 0);
+	assert_true(filled(l) > 0);
+	do {
+		before = l->next;
+		sys_write_cr(g->cpu, 3, TABLES_GPA);
+	} while (l->next > before);
+	assert_int_equal(filled(l), 0);
+	for (unsigned n = 0; n < WARM; n++)
+		assert_int_equal(loaded(g, 0), NEW);
+	assert_true(filled(l) > 0);
+	interp_forget_code(g->in);
+	assert_int_equal(filled(l), 0);
+	assert_int_equal(loaded(g, 0), NEW);
+}
+
+/* No tag is near another, or near that of a latch that was never filled. */
+static void test_distances(void **state)
+{
+	struct guest_cpu *g = *state;
+	const struct latches *l = &g->cpu->tlb.latches;
+
+	for (unsigned n = 1; n < LATCH_NUMBERS; n++) {
+		assert_int_equal(l->number[n] & ~PAGE_MASK, 0);
+		for (unsigned k = 1; k <= n; k++) {
+			uint64_t d = l->number[n] - (k < n ? l->number[k] : 0);
+
+			assert_true(MIN(d, -d) >= 1ull << 49);
+		}
+	}
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
+		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
+		TEST(test_distances), TEST(test_clearing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
