@@ -7,38 +7,79 @@
 
 /* --- the second level ------------------------------------------------------------------------- */
 
+static struct tlb2_entry *at(struct tlb *tlb, uint32_t index_plus_1)
+{
+	return &tlb->e2[index_plus_1 - 1];
+}
+
+static uint32_t *chain(struct tlb *tlb, gfn_t gfn)
+{
+	return &tlb->chain[gfn % TLB2_CHAINS];
+}
+
+void tlb2_chain_up(struct tlb *tlb, const struct tlb2_entry *e)
+{
+	struct tlb2_frame *f = tlb2_frame(tlb, e);
+	uint32_t *head = chain(tlb, f->gfn);
+
+	f->next = *head;
+	f->prev = 0;
+	if (*head)
+		tlb->frame[*head - 1].prev = f - tlb->frame + 1;
+	*head = f - tlb->frame + 1;
+}
+
 /*
- * Of the first level, any entry of the frame at this index loses the right, for to drop too much is
- * always allowed.
+ * Of the first level, any entry of this index with the same distance to its host page loses the
+ * right, for to drop too much is always allowed.
  */
 void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e)
 {
+	struct tlb2_frame *f = tlb2_frame(tlb, e);
 	unsigned n = e->key % TLB_SIZE;
 
-	if (e->prev)
-		tlb2_at(tlb, e->prev)->next = e->next;
+	if (f->prev)
+		tlb->frame[f->prev - 1].next = f->next;
 	else
-		*tlb2_chain(tlb, e->gfn) = e->next;
-	if (e->next)
-		tlb2_at(tlb, e->next)->prev = e->prev;
-	e->allow &= ~TLB_WRITES;
+		*chain(tlb, f->gfn) = f->next;
+	if (f->next)
+		tlb->frame[f->next - 1].prev = f->prev;
+	e->where &= ~(uint64_t)TLB_WRITES;
 	for (unsigned c = 0; c < TLB_ALIGN; c++)
-		if (tlb->e[c][n].gfn == e->gfn)
-			tlb->e[c][n].wtag = TLB_INVALID;
+		if (tlb->e[c][TLB_STORES][n].addend == tlb2_addend(e))
+			tlb->e[c][TLB_STORES][n].tag = TLB_INVALID;
+}
+
+/* Empty, or of an address space that is not current. */
+static bool out_of_use(const struct tlb *tlb, const struct tlb2_entry *e)
+{
+	return (e->key & ~VPN_MASK) != tlb->space[e->key >> (TLB_VPN_BITS - 1) & 1];
+}
+
+struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva)
+{
+	unsigned n = tlb2_index(gva >> PAGE_SHIFT & VPN_MASK);
+
+	for (unsigned way = 0; way < TLB2_WAYS; way++)
+		if (out_of_use(tlb, &tlb->e2[tlb2_other(n, way)]))
+			return &tlb->e2[tlb2_other(n, way)];
+	return &tlb->e2[tlb2_other(n, tlb->victim++ % TLB2_WAYS)];
 }
 
 /* Whatever the address space: INVLPG reaches global pages of all of them, INVPCID any. */
 static void flush2_page(struct tlb *tlb, gva_t gva)
 {
-	struct tlb2_entry *e = tlb2_set(tlb, gva);
+	unsigned n = tlb2_index(gva >> PAGE_SHIFT & VPN_MASK);
 
-	for (unsigned w = 0; w < TLB2_WAYS; w++) {
-		if ((e[w].key ^ gva >> PAGE_SHIFT) & VPN_MASK)
+	for (unsigned way = 0; way < TLB2_WAYS; way++) {
+		struct tlb2_entry *e = &tlb->e2[tlb2_other(n, way)];
+
+		if ((e->key ^ gva >> PAGE_SHIFT) & VPN_MASK)
 			continue;
-		if (e[w].allow & TLB_WRITES)
-			tlb2_revoke(tlb, &e[w]);
-		e[w].key = 0;
-		e[w].allow = 0;
+		if (e->where & TLB_WRITES)
+			tlb2_revoke(tlb, e);
+		e->key = 0;
+		e->where = 0;
 	}
 }
 
@@ -69,6 +110,7 @@ static void restart_spaces(struct tlb *tlb)
 {
 	restart_asids(tlb);
 	memset(tlb->e2, 0, sizeof(tlb->e2));
+	memset(tlb->frame, 0, sizeof(tlb->frame));
 	memset(tlb->chain, 0, sizeof(tlb->chain));
 	memset(tlb->pcid_space, 0, sizeof(tlb->pcid_space));
 	tlb->next_space = tlb->oldest_space = 1;
@@ -191,11 +233,14 @@ static void flush_small_page(struct tlb *tlb, gva_t gva)
 
 	flush2_page(tlb, gva);
 	for (unsigned c = 0; c < TLB_ALIGN; c++) {
-		struct tlb_entry *e = tlb_entry(tlb, c, gva);
+		struct tlb_entry *l = &tlb->e[c][TLB_LOADS][tlb_index(gva)];
+		struct tlb_entry *s = &tlb->e[c][TLB_STORES][tlb_index(gva)];
 
 		/* Whatever the address space: dropping too much is always allowed. */
-		if (((e->rtag ^ gva) & PAGE_MASK) == 0 || ((e->wtag ^ gva) & PAGE_MASK) == 0)
-			e->rtag = e->wtag = TLB_INVALID;
+		if (((l->tag ^ gva) & PAGE_MASK) == 0)
+			l->tag = TLB_INVALID;
+		if (((s->tag ^ gva) & PAGE_MASK) == 0)
+			s->tag = TLB_INVALID;
 	}
 	if (((ie->tag ^ gva) & PAGE_MASK) == 0)
 		ie->tag = TLB_INVALID;
@@ -221,13 +266,14 @@ void tlb_flush_page(struct tlb *tlb, gva_t gva)
 
 void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn)
 {
-	uint16_t next = *tlb2_chain(tlb, gfn);
+	uint32_t next = *chain(tlb, gfn);
 
 	while (next) {
-		struct tlb2_entry *e = tlb2_at(tlb, next);
+		struct tlb2_entry *e = at(tlb, next);
+		const struct tlb2_frame *f = tlb2_frame(tlb, e);
 
-		next = e->next;
-		if (e->gfn == gfn)
+		next = f->next;
+		if (f->gfn == gfn)
 			tlb2_revoke(tlb, e);
 	}
 }
@@ -267,8 +313,8 @@ const struct itlb_entry *tlb_fetch_copy(struct tlb *tlb, gva_t gva, bool user,
 
 	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
 	e->tag = tlb_tag(tlb, gva);
-	e->gfn = from->gfn;
-	e->hva = (gva & PAGE_MASK) + from->addend;
+	e->gfn = tlb2_frame(tlb, from)->gfn;
+	e->hva = (gva & PAGE_MASK) + tlb2_addend(from);
 	e->user = user;
 	return e;
 }

@@ -69,6 +69,9 @@ struct bt_exit {
 	bool mem; /* flags are in cpu->bt.flags */
 };
 
+/* In which half of linear addresses data may be for a check to pass. */
+enum bt_half { BT_LOWER_HALF, BT_UPPER_HALF, BT_ANY_HALF, BT_HALVES };
+
 /*
  * Code that all compiled code shares, writable addresses. Of those with two, the second is for
  * flags that are in cpu->bt.flags already.
@@ -77,6 +80,13 @@ struct bt_stubs {
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
+	/*
+	 * stubs_tlb.c: called with the first address checked in SCRATCH1, and in SCRATCH0 that of
+	 * the last that needs alignment without its offset in the page but the bits that must be
+	 * clear. CF is clear if the first level was filled, and the addend is in SCRATCH1. Clobbers
+	 * both and the flags.
+	 */
+	uint8_t *refill[TLB_ALIGN][TLB_KINDS][BT_HALVES];
 };
 
 struct bt_space;
@@ -133,6 +143,7 @@ enum bt_step bt_step(struct cpu *cpu, struct bt_site *site);
 const uint8_t *bt_vec_enter(struct cpu *cpu, const struct bt_check *check);
 /* Interprets from the check's instruction to the end of its block. */
 void bt_rest(struct cpu *cpu, const struct bt_check *check);
+void bt_emit_refill_stubs(struct bt *bt);
 /*
  * miss.c: called with guest vector registers in the host's; it and all it calls use none.
  * Makes the check at address lo pass if that is possible: where to go on, or NULL.

@@ -221,6 +221,14 @@ static inline void e_jmp_to(struct emit *e, const uint8_t *to)
 		e_patch(at, to);
 }
 
+static inline void e_jcc_to(struct emit *e, unsigned cc, const uint8_t *to)
+{
+	uint8_t *at = e_jcc(e, cc);
+
+	if (!e->full)
+		e_patch(at, to);
+}
+
 static inline void e_call_to(struct emit *e, const uint8_t *to)
 {
 	uint8_t *at = e_call(e);
@@ -244,6 +252,7 @@ static inline void e_pop(struct emit *e, unsigned reg)
 #define CC_E  4
 #define CC_NE 5
 #define CC_BE 6
+#define CC_A  7
 #define CC_S  8
 
 #endif

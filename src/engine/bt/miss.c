@@ -28,7 +28,6 @@ static void note_straddle(struct bt *bt, struct block *unit)
 
 const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 {
-	const struct tlb_entry *e = &c->tlb_cur[(lo >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 	struct bt *bt = c->bt.owner;
 
 	if ((lo ^ (lo + k->span)) & PAGE_MASK) {
@@ -42,7 +41,7 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 	}
 	if (k->align && ((lo + k->align_off) & (k->align - 1)))
 		return NULL;
-	if (!mem_fill(c, lo, k->fill_write))
-		return NULL;
-	return (k->write ? e->wtag : e->rtag) == tlb_tag(&c->tlb, lo) ? k->retry : NULL;
+	if (k->write && !k->fill_write ? mem_fill_clean(c, lo) : mem_fill(c, lo, k->write))
+		return k->retry;
+	return NULL;
 }

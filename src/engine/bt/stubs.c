@@ -392,6 +392,7 @@ void bt_emit_stubs(struct bt *bt)
 	emit_vec_save(bt);
 	emit_vec_load(bt);
 	bt_emit_x87_stubs(bt);
+	bt_emit_refill_stubs(bt);
 	emit_handed_over(bt);
 	for (unsigned mem = 0; mem < 2; mem++) {
 		emit_leave(bt, mem);

@@ -118,6 +118,7 @@ struct tr_slow {
 	enum slow_kind kind;
 	uint8_t *from;	/* displacement of the jump to here */
 	uint8_t *retry; /* start of the check */
+	uint8_t *done;	/* behind it */
 	const struct tr_group *g;
 	const struct tr_insn *at;
 	uint8_t vec_level; /* what registers are checked */
