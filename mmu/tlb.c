@@ -60,7 +60,9 @@ struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva)
 {
 	unsigned n = tlb2_index(gva >> PAGE_SHIFT & VPN_MASK);
 
-	for (unsigned way = 0; way < TLB2_WAYS; way++)
+	if (likely(out_of_use(tlb, &tlb->e2[n])))
+		return &tlb->e2[n];
+	for (unsigned way = 1; way < TLB2_WAYS; way++)
 		if (out_of_use(tlb, &tlb->e2[tlb2_other(n, way)]))
 			return &tlb->e2[tlb2_other(n, way)];
 	return &tlb->e2[tlb2_other(n, tlb->victim++ % TLB2_WAYS)];

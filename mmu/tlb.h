@@ -72,9 +72,9 @@ struct tlb2_entry {
 
 /* What only C code asks of an entry of the same index. */
 struct tlb2_frame {
-	uint64_t gfn : 28;
+	uint32_t gfn;
 	/* Chain of the frame, as index + 1: only while the entry allows stores. */
-	uint64_t next : TLB2_BITS + 1, prev : TLB2_BITS + 1;
+	uint32_t next, prev;
 };
 
 #define TLB_INVALID   0ull /* no tag: numbers of address spaces begin at 1 */
@@ -184,10 +184,15 @@ static inline struct tlb2_entry *tlb2_find(struct tlb *tlb, gva_t gva)
 	uint64_t key = tlb2_key(tlb, gva);
 	unsigned n = tlb2_index(key % (1ull << TLB_VPN_BITS));
 
-	for (unsigned way = 0; way < TLB2_WAYS; way++)
-		if (tlb->e2[tlb2_other(n, way)].key == key)
-			return &tlb->e2[tlb2_other(n, way)];
-	return NULL;
+	_Static_assert(TLB2_WAYS == 4, "unrolled");
+	if (tlb->e2[n].key == key)
+		return &tlb->e2[n];
+	if (tlb->e2[tlb2_other(n, 1)].key == key)
+		return &tlb->e2[tlb2_other(n, 1)];
+	if (tlb->e2[tlb2_other(n, 2)].key == key)
+		return &tlb->e2[tlb2_other(n, 2)];
+	n = tlb2_other(n, 3);
+	return tlb->e2[n].key == key ? &tlb->e2[n] : NULL;
 }
 
 /* Takes the right to stores away from an entry that has it, and from the first level. */
@@ -199,6 +204,15 @@ void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size);
 struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva);
 /* Puts an entry, which allows stores, in the chain of its frame. */
 void tlb2_chain_up(struct tlb *tlb, const struct tlb2_entry *e);
+
+/* The context's entry for loads from the page goes if it leads elsewhere. */
+static force_inline void tlb_agree(struct tlb *tlb, enum tlb_ctx ctx, gva_t gva, uint64_t addend)
+{
+	struct tlb_entry *e = &tlb->e[ctx][TLB_LOADS][tlb_index(gva)];
+
+	if (unlikely(e->tag == tlb_tag(tlb, gva) && e->addend != addend))
+		e->tag = TLB_INVALID;
+}
 
 /* Makes the entry of the page, in place of e, which tlb2_find() gave, or of another page's. */
 static force_inline struct tlb2_entry *tlb2_replace(struct tlb *tlb, struct tlb2_entry *e,
@@ -215,12 +229,9 @@ static force_inline struct tlb2_entry *tlb2_replace(struct tlb *tlb, struct tlb2
 	if (e->where & TLB_WRITES)
 		tlb2_revoke(tlb, e);
 	/* Loads and stores of one page shall not go to different frames. */
-	for (unsigned c = 0; c < TLB_ALIGN; c++) {
-		struct tlb_entry *l = &tlb->e[c][TLB_LOADS][tlb_index(fill->gva)];
-
-		if (l->tag == tlb_tag(tlb, fill->gva) && unlikely(l->addend != addend))
-			l->tag = TLB_INVALID;
-	}
+	tlb_agree(tlb, TLB_USER, fill->gva, addend);
+	tlb_agree(tlb, TLB_SUPER, fill->gva, addend);
+	tlb_agree(tlb, TLB_SUPER_AC, fill->gva, addend);
 	e->key = tlb2_key(tlb, fill->gva);
 	e->where = addend | fill->allow;
 	tlb2_frame(tlb, e)->gfn = fill->gfn;
