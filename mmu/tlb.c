@@ -3,8 +3,6 @@
 #define UPPER 1
 #define LOWER 0
 
-#define VPN_MASK ((1ull << TLB_VPN_BITS) - 1)
-
 /* --- the second level ------------------------------------------------------------------------- */
 
 static struct tlb2_entry *at(struct tlb *tlb, uint32_t index_plus_1)
@@ -36,7 +34,7 @@ void tlb2_chain_up(struct tlb *tlb, const struct tlb2_entry *e)
 void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e)
 {
 	struct tlb2_frame *f = tlb2_frame(tlb, e);
-	unsigned n = e->key % TLB_SIZE;
+	unsigned n = tlb_index(e->tag);
 
 	if (f->prev)
 		tlb->frame[f->prev - 1].next = f->next;
@@ -53,12 +51,12 @@ void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e)
 /* Empty, or of an address space that is not current. */
 static bool out_of_use(const struct tlb *tlb, const struct tlb2_entry *e)
 {
-	return (e->key & ~VPN_MASK) != tlb->space[e->key >> (TLB_VPN_BITS - 1) & 1];
+	return (e->tag & ~PAGE_MASK) != tlb->tag[e->tag >> 63];
 }
 
 struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva)
 {
-	unsigned n = tlb2_index(gva >> PAGE_SHIFT & VPN_MASK);
+	unsigned n = tlb2_index(gva);
 
 	if (likely(out_of_use(tlb, &tlb->e2[n])))
 		return &tlb->e2[n];
@@ -71,16 +69,16 @@ struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva)
 /* Whatever the address space: INVLPG reaches global pages of all of them, INVPCID any. */
 static void flush2_page(struct tlb *tlb, gva_t gva)
 {
-	unsigned n = tlb2_index(gva >> PAGE_SHIFT & VPN_MASK);
+	unsigned n = tlb2_index(gva);
 
 	for (unsigned way = 0; way < TLB2_WAYS; way++) {
 		struct tlb2_entry *e = &tlb->e2[tlb2_other(n, way)];
 
-		if ((e->key ^ gva >> PAGE_SHIFT) & VPN_MASK)
+		if ((e->tag ^ gva) & PAGE_MASK)
 			continue;
 		if (e->where & TLB_WRITES)
 			tlb2_revoke(tlb, e);
-		e->key = 0;
+		e->tag = TLB_INVALID;
 		e->where = 0;
 	}
 }
@@ -93,71 +91,54 @@ static void code_changed(struct tlb *tlb)
 	memset(tlb->exec_pages, 0, sizeof(tlb->exec_pages));
 }
 
-/* The first level starts anew, for its numbers have run out; both halves are numbered again. */
-static void restart_asids(struct tlb *tlb)
+static void clear_block(struct tlb *tlb, unsigned block)
+{
+	struct tlb2_entry *e = &tlb->e2[block * TLB2_BLOCK];
+
+	for (unsigned n = 0; n < TLB2_BLOCK; n++) {
+		if (e[n].where & TLB_WRITES)
+			*chain(tlb, tlb2_frame(tlb, &e[n])->gfn) = 0;
+		e[n] = (struct tlb2_entry){0};
+	}
+}
+
+/* All starts anew, for the numbers have run out; both halves are numbered again. */
+static void restart(struct tlb *tlb)
 {
 	/* All but TLB_ALIGN, which is never filled. */
 	memset(tlb->e, 0, TLB_ALIGN * sizeof(tlb->e[0]));
 	memset(tlb->i, 0, sizeof(tlb->i));
+	for (unsigned n = 0; n < TLB2_SIZE / TLB2_BLOCK; n++)
+		if (tlb->used[n / 64] >> n % 64 & 1)
+			clear_block(tlb, n);
+	memset(tlb->used, 0, sizeof(tlb->used));
 	memset(tlb->pcid_asid, 0, sizeof(tlb->pcid_asid));
 	code_changed(tlb);
-	tlb->next_asid = 1;
+	tlb->next_asid = tlb->oldest_asid = 1;
 	tlb->tag[UPPER] = tlb->next_asid++;
 	tlb->pcid_asid[tlb->pcid] = tlb->next_asid++;
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
-}
-
-/* The second level as well. */
-static void restart_spaces(struct tlb *tlb)
-{
-	restart_asids(tlb);
-	memset(tlb->e2, 0, sizeof(tlb->e2));
-	memset(tlb->frame, 0, sizeof(tlb->frame));
-	memset(tlb->chain, 0, sizeof(tlb->chain));
-	memset(tlb->pcid_space, 0, sizeof(tlb->pcid_space));
-	tlb->next_space = tlb->oldest_space = 1;
-	tlb->space[UPPER] = (uint64_t)tlb->next_space++ << TLB_VPN_BITS;
-	tlb->pcid_space[tlb->pcid] = tlb->next_space++;
-	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
 	tlb->upper_nonglobal = false;
 }
 
-/* Numbers that no entry carries. A new space is asked for first: it may restart both. */
-static uint32_t new_space(struct tlb *tlb)
-{
-	if (tlb->next_space > TLB_MAX_SPACE)
-		restart_spaces(tlb);
-	return tlb->next_space++;
-}
-
+/* A number that no entry carries. */
 static uint16_t new_asid(struct tlb *tlb)
 {
 	if (tlb->next_asid > TLB_MAX_ASID)
-		restart_asids(tlb);
+		restart(tlb);
 	return tlb->next_asid++;
 }
 
 static void renew_upper(struct tlb *tlb)
 {
-	tlb->space[UPPER] = (uint64_t)new_space(tlb) << TLB_VPN_BITS;
 	tlb->tag[UPPER] = new_asid(tlb);
 	tlb->upper_nonglobal = false;
 }
 
-/* Makes the space of the current PCID current, with a number of the first level. */
-static void use_lower(struct tlb *tlb)
-{
-	if (!tlb->pcid_asid[tlb->pcid])
-		tlb->pcid_asid[tlb->pcid] = new_asid(tlb);
-	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
-	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
-}
-
 static void renew_lower(struct tlb *tlb)
 {
-	tlb->pcid_space[tlb->pcid] = new_space(tlb);
-	tlb->pcid_asid[tlb->pcid] = 0;
-	use_lower(tlb);
+	tlb->pcid_asid[tlb->pcid] = new_asid(tlb);
+	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
 }
 
 /* --- flushes ---------------------------------------------------------------------------------- */
@@ -171,15 +152,14 @@ static void forget_large(struct tlb *tlb)
 
 void tlb_init(struct tlb *tlb)
 {
-	tlb->next_space = 1;
 	tlb->next_asid = 1;
 	tlb_flush_all(tlb);
 }
 
 void tlb_flush_all(struct tlb *tlb)
 {
-	/* Forgets the spaces of all PCIDs. */
-	tlb->oldest_space = tlb->next_space;
+	/* Forgets the numbers of all PCIDs. */
+	tlb->oldest_asid = tlb->next_asid;
 	renew_upper(tlb);
 	renew_lower(tlb);
 	psc_flush(&tlb->psc);
@@ -200,8 +180,8 @@ void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 {
 	tlb->pcid = pcid;
 	psc_set_pcid(&tlb->psc, pcid);
-	if (keep && tlb->pcid_space[pcid] >= tlb->oldest_space) {
-		use_lower(tlb);
+	if (keep && tlb->pcid_asid[pcid] >= tlb->oldest_asid) {
+		tlb->tag[LOWER] = tlb->pcid_asid[pcid];
 	} else {
 		renew_lower(tlb);
 		psc_flush(&tlb->psc);
@@ -211,7 +191,7 @@ void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 
 void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid)
 {
-	tlb->pcid_space[pcid] = 0;
+	tlb->pcid_asid[pcid] = 0;
 	if (pcid == tlb->pcid)
 		renew_lower(tlb);
 	psc_flush(&tlb->psc);

@@ -2,19 +2,19 @@
  * The software TLB of one VCPU: guest virtual page -> host address. Written and read only by its
  * owner, the VCPU's thread; others reach it by shootdown messages. docs/mmu.md has the whole.
  *
+ * Entries are tagged with their page's address and, in the low 12 bits, a number standing for the
+ * address space: one for the lower half (renewed or switched by CR3 and PCID) and one for the upper
+ * half, which survives CR3 switches as long as it holds only global pages. Flushing an address
+ * space means giving it a new number.
+ *
  * First level: two direct-mapped arrays per access context, for loads and for stores, so that a hit
- * needs no permission check and a copy's source and destination do not compete. An entry is tagged
- * with its page address and, in the low 12 bits, a number standing for the address space: one for
- * the lower half (renewed or switched by CR3 and PCID) and one for the upper half, which survives
- * CR3 switches as long as it holds only global pages. Flushing an address space means giving it a
- * new number.
+ * needs no permission check and a copy's source and destination do not compete.
  *
  * Second level: one set-associative array for all contexts, whose entries say what each of them may
- * do, under numbers of its own that last longer. Whatever may be stored to by the first level has
- * an entry here that allows it, and these are chained by frame, so that the right is found and
- * taken away without a search. Compiled code asks it without a call to C (bt/stubs_tlb.c), so what
- * that reads is 16 bytes an entry, and the first of the four places of a page follows from its
- * number: neighbours are neighbours, and the branch of the first comparison is foreseen.
+ * do. Whatever may be stored to by the first level has an entry here that allows it, and these are
+ * chained by frame, so that the right is found and taken away without a search. Compiled code asks
+ * it without a call to C (bt/stubs_tlb.c), so what that reads is 16 bytes an entry, under the tag
+ * of the first level, and a page's number has the index in both levels as its low bits.
  *
  * Zeroed memory is an empty TLB once tlb_init() was called; pages never used are never touched.
  */
@@ -31,6 +31,7 @@
 #define TLB2_WAYS   4u
 #define TLB2_SIZE   (1u << TLB2_BITS)
 #define TLB2_SETS   (TLB2_SIZE / TLB2_WAYS)
+#define TLB2_BLOCK  256u
 #define TLB2_CHAINS 32768u
 
 enum tlb_ctx {
@@ -66,7 +67,7 @@ struct itlb_entry {
 };
 
 struct tlb2_entry {
-	uint64_t key;	/* page number below, number of the address space above; 0: empty */
+	uint64_t tag;	/* or TLB_INVALID */
 	uint64_t where; /* the addend, as above, | what is allowed */
 };
 
@@ -77,11 +78,9 @@ struct tlb2_frame {
 	uint32_t next, prev;
 };
 
-#define TLB_INVALID   0ull /* no tag: numbers of address spaces begin at 1 */
-#define TLB_MAX_ASID  0xffe
-#define TLB_PCIDS     4096
-#define TLB_VPN_BITS  36 /* of a canonical address */
-#define TLB_MAX_SPACE ((1u << (64 - TLB_VPN_BITS)) - 1)
+#define TLB_INVALID  0ull /* no tag: numbers of address spaces begin at 1 */
+#define TLB_MAX_ASID 0xffe
+#define TLB_PCIDS    4096
 
 #define TLB_LARGE_BITS 14
 
@@ -89,20 +88,19 @@ struct tlb {
 	struct tlb_entry e[TLB_NCTX][TLB_KINDS][TLB_SIZE];
 	/* Address space numbers in use: [0] lower half, [1] upper half. Hot. */
 	uint64_t tag[2];
-	uint64_t space[2]; /* the same in the second level, in place */
 	struct psc psc;
 	struct itlb_entry i[ITLB_SIZE];
 	struct tlb2_entry e2[TLB2_SIZE];
 	struct tlb2_frame frame[TLB2_SIZE];
 	uint32_t chain[TLB2_CHAINS]; /* first entry of a frame that hashes here, + 1 */
-	unsigned victim;	     /* whose turn it is to go when a set is full */
+	uint64_t used[TLB2_SIZE / TLB2_BLOCK /
+		      64]; /* blocks of the second level that are not empty */
+	unsigned victim;   /* whose turn it is to go when a set is full */
 	uint16_t next_asid;
 	uint16_t pcid;
-	bool upper_nonglobal; /* the upper half holds pages that a CR3 write must drop */
-	uint32_t next_space;
-	uint32_t oldest_space;		/* numbers below it were flushed */
-	uint32_t pcid_space[TLB_PCIDS]; /* lower half, by PCID */
-	uint16_t pcid_asid[TLB_PCIDS];	/* lower half, by PCID; 0: none */
+	bool upper_nonglobal;	       /* the upper half holds pages that a CR3 write must drop */
+	uint16_t oldest_asid;	       /* numbers below it were flushed */
+	uint16_t pcid_asid[TLB_PCIDS]; /* lower half, by PCID */
 	/*
 	 * A large page has an entry per small page, and INVLPG anywhere in it drops all. Bloom
 	 * filter of the 2 MiB regions, and by half the range of still larger pages, of which any
@@ -146,16 +144,10 @@ static inline unsigned tlb_index(gva_t gva)
 	return (gva >> PAGE_SHIFT) % TLB_SIZE;
 }
 
-static inline uint64_t tlb2_key(const struct tlb *tlb, gva_t gva)
+/* The first of the places of a page; the others differ in the two upper bits. */
+static inline unsigned tlb2_index(gva_t gva)
 {
-	return gva << 16 >> (16 + PAGE_SHIFT) | tlb->space[gva >> 63];
-}
-
-/* The first of the places of a page, by its number; the others differ in the two upper bits. */
-static inline unsigned tlb2_index(uint64_t vpn)
-{
-	/* Folded: stacks, heaps and libraries tend to begin at round addresses. */
-	return (vpn ^ vpn >> TLB2_BITS) % TLB2_SIZE;
+	return (gva >> PAGE_SHIFT) % TLB2_SIZE;
 }
 
 static inline unsigned tlb2_other(unsigned index, unsigned way)
@@ -181,18 +173,18 @@ static inline struct tlb2_frame *tlb2_frame(struct tlb *tlb, const struct tlb2_e
 /* The entry of the page in its address space, or NULL. gva is canonical, here and below. */
 static inline struct tlb2_entry *tlb2_find(struct tlb *tlb, gva_t gva)
 {
-	uint64_t key = tlb2_key(tlb, gva);
-	unsigned n = tlb2_index(key % (1ull << TLB_VPN_BITS));
+	uint64_t tag = tlb_tag(tlb, gva);
+	unsigned n = tlb2_index(gva);
 
 	_Static_assert(TLB2_WAYS == 4, "unrolled");
-	if (tlb->e2[n].key == key)
+	if (tlb->e2[n].tag == tag)
 		return &tlb->e2[n];
-	if (tlb->e2[tlb2_other(n, 1)].key == key)
+	if (tlb->e2[tlb2_other(n, 1)].tag == tag)
 		return &tlb->e2[tlb2_other(n, 1)];
-	if (tlb->e2[tlb2_other(n, 2)].key == key)
+	if (tlb->e2[tlb2_other(n, 2)].tag == tag)
 		return &tlb->e2[tlb2_other(n, 2)];
 	n = tlb2_other(n, 3);
-	return tlb->e2[n].key == key ? &tlb->e2[n] : NULL;
+	return tlb->e2[n].tag == tag ? &tlb->e2[n] : NULL;
 }
 
 /* Takes the right to stores away from an entry that has it, and from the first level. */
@@ -200,7 +192,7 @@ void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e);
 /* What INVLPG has to know of a page larger than PAGE_SIZE. */
 void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size);
 
-/* The entry that makes room for the page: one that no current address space can use, or in turn. */
+/* The entry that makes room for the page: of an address space that is not current, or in turn. */
 struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva);
 /* Puts an entry, which allows stores, in the chain of its frame. */
 void tlb2_chain_up(struct tlb *tlb, const struct tlb2_entry *e);
@@ -232,7 +224,8 @@ static force_inline struct tlb2_entry *tlb2_replace(struct tlb *tlb, struct tlb2
 	tlb_agree(tlb, TLB_USER, fill->gva, addend);
 	tlb_agree(tlb, TLB_SUPER, fill->gva, addend);
 	tlb_agree(tlb, TLB_SUPER_AC, fill->gva, addend);
-	e->key = tlb2_key(tlb, fill->gva);
+	tlb->used[(e - tlb->e2) / TLB2_BLOCK / 64] |= 1ull << (e - tlb->e2) / TLB2_BLOCK % 64;
+	e->tag = tlb_tag(tlb, fill->gva);
 	e->where = addend | fill->allow;
 	tlb2_frame(tlb, e)->gfn = fill->gfn;
 	if (fill->allow & TLB_WRITES)

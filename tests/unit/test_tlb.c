@@ -277,6 +277,12 @@ static void test_numbers_wrap(void **state)
 		tlb_switch(tlb, 1, false);
 	tlb_switch(tlb, 9, true);
 	assert_false(hit(tlb, LOW));
+	assert_null(tlb2_find(tlb, LOW));
+	/* Chains begin anew as well. */
+	tlb_protect_gfn(tlb, fill_of(LOW).gfn);
+	insert(tlb, LOW, false);
+	tlb_protect_gfn(tlb, fill_of(LOW).gfn);
+	assert_false(write_hit(tlb, LOW));
 }
 
 static void test_protect_gfn(void **state)
@@ -304,8 +310,7 @@ static void test_protect_gfn(void **state)
 /* Pages that have the same places in the second level, and the same index in the first. */
 static gva_t rival(unsigned n)
 {
-	n <<= TLB_BITS;
-	return LOW ^ ((uint64_t)n << TLB2_BITS | n) << PAGE_SHIFT;
+	return LOW ^ (uint64_t)n << (TLB2_BITS + PAGE_SHIFT);
 }
 
 static void insert_rival(struct tlb *tlb, unsigned n)

@@ -69,9 +69,6 @@ struct bt_exit {
 	bool mem; /* flags are in cpu->bt.flags */
 };
 
-/* In which half of linear addresses data may be for a check to pass. */
-enum bt_half { BT_LOWER_HALF, BT_UPPER_HALF, BT_ANY_HALF, BT_HALVES };
-
 /*
  * Code that all compiled code shares, writable addresses. Of those with two, the second is for
  * flags that are in cpu->bt.flags already.
@@ -81,12 +78,12 @@ struct bt_stubs {
 	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
 	/*
-	 * stubs_tlb.c: called with the first address checked in SCRATCH1, and in SCRATCH0 that of
-	 * the last that needs alignment without its offset in the page but the bits that must be
-	 * clear. CF is clear if the first level was filled, and the addend is in SCRATCH1. Clobbers
-	 * both and the flags.
+	 * stubs_tlb.c: called behind a compare that failed, with the tag it was for in SCRATCH0,
+	 * that of the group's last byte, and in SCRATCH1 the offset of the first level's entry in
+	 * its array, that of the first byte. CF is clear if the entry was filled, and the addend is
+	 * in SCRATCH1. Clobbers both and the flags.
 	 */
-	uint8_t *refill[TLB_ALIGN][TLB_KINDS][BT_HALVES];
+	uint8_t *refill[TLB_ALIGN][TLB_KINDS];
 };
 
 struct bt_space;

@@ -252,7 +252,6 @@ static inline void e_pop(struct emit *e, unsigned reg)
 #define CC_E  4
 #define CC_NE 5
 #define CC_BE 6
-#define CC_A  7
 #define CC_S  8
 
 #endif

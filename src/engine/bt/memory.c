@@ -115,42 +115,34 @@ static int64_t first_byte(const struct tr_group *g)
 	return g->lo - g->check_disp + g->check_by;
 }
 
-/* The last address of the group that has to be aligned: its page is that of the last byte. */
-static int64_t last_byte(const struct tr_group *g)
-{
-	return g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
-}
-
 /*
- * SCRATCH1 = the first address of the group, SCRATCH0 = that of the last less its offset in the
- * page, but for the bits of it that must be clear.
+ * SCRATCH1 = the addend of the group's page, or out of line. The number in a tag leaves no room for
+ * the bits that must be clear in an aligned address: they are tested apart.
  */
-static void emit_range(struct tr *t, const struct tr_group *g)
-{
-	uint32_t mask = 0xfffff000u | (g->align ? g->align - 1 : 0);
-	struct emit *e = t->e;
-
-	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
-	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last_byte(g) - g->lo);
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, mask); /* and r10, mask */
-}
-
-/* SCRATCH1 = the addend of the group's page, or out of line. */
 static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 {
 	struct emit *e = t->e;
 	size_t entry = CPU_OFF(tlb.e[t->ctx][g->write ? TLB_STORES : TLB_LOADS]);
-	uint8_t *retry = e->p, *from;
+	/* The last address of the group that has to be aligned: its page is that of the last byte.
+	 */
+	int64_t last = g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
+	struct tr_slow *s = &t->slow[t->nslow++];
 
-	emit_range(t, g);
-	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	 /* shr r11, imm8 */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK); /* and r11d, imm32 */
+	*s = (struct tr_slow){.retry = e->p, .g = g, .at = at, .mem = t->flags_mem};
+	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
+	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last - g->lo);
+	if (g->align) {
+		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
+		s->misaligned = e_jcc(e, CC_NE);
+	}
+	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);		  /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);	  /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
 	emit_tag(t);
 	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
-	from = e_jcc(e, CC_NE);
+	s->from = e_jcc(e, CC_NE);
 	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
-	t->slow[t->nslow++] = (struct tr_slow){
-		.from = from, .retry = retry, .done = e->p, .g = g, .at = at, .mem = t->flags_mem};
+	s->done = e->p;
 }
 
 /* How many groups from the next on are checked before instruction n. */
@@ -232,8 +224,6 @@ void tr_offset(struct tr *t, const struct tr_insn *in, const struct tr_access *a
 static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 {
 	const struct tr_group *g = s->g;
-	enum tlb_kind kind = g->write ? TLB_STORES : TLB_LOADS;
-	enum bt_half half = t->any_half ? BT_ANY_HALF : t->upper ? BT_UPPER_HALF : BT_LOWER_HALF;
 	struct emit *e = t->e;
 
 	c->span = g->hi - g->lo;
@@ -243,10 +233,11 @@ static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 	c->any_half = t->any_half;
 	c->fill_write = g->check->write && g->check_at == g->first;
 	if (t->ctx != TLB_ALIGN) {
-		emit_range(t, g);
-		e_call_to(e, t->bt->stubs->refill[t->ctx][kind][half]);
+		e_call_to(e, t->bt->stubs->refill[t->ctx][g->write ? TLB_STORES : TLB_LOADS]);
 		e_jcc_to(e, CC_AE, s->done);
 	}
+	if (s->misaligned)
+		e_patch_here(e, s->misaligned);
 	emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
 	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
 	e_jmp_to(e, t->bt->stubs->miss[s->mem]);

@@ -116,9 +116,10 @@ enum slow_kind {
 /* A way out of line. */
 struct tr_slow {
 	enum slow_kind kind;
-	uint8_t *from;	/* displacement of the jump to here */
-	uint8_t *retry; /* start of the check */
-	uint8_t *done;	/* behind it */
+	uint8_t *from;	     /* displacement of the jump to here */
+	uint8_t *retry;	     /* start of the check */
+	uint8_t *done;	     /* behind it */
+	uint8_t *misaligned; /* displacement of the jump that is taken then, or NULL */
 	const struct tr_group *g;
 	const struct tr_insn *at;
 	uint8_t vec_level; /* what registers are checked */
