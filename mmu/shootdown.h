@@ -12,9 +12,10 @@
 #include "src/base/types.h"
 
 enum shootdown_kind {
-	SHOOTDOWN_DROP_CODE, /* arg: gfn whose decoded code is stale */
-	SHOOTDOWN_PROTECT,   /* arg: gfn to which stores must leave the fast path */
-	SHOOTDOWN_FLUSH_TLB, /* everything the software TLB holds */
+	SHOOTDOWN_DROP_CODE,   /* arg: gfn whose decoded code is stale */
+	SHOOTDOWN_PROTECT,     /* arg: gfn to which stores must leave the fast path */
+	SHOOTDOWN_FLUSH_TLB,   /* everything the software TLB holds */
+	SHOOTDOWN_FORGET_CODE, /* memory of the code cache is going to be used again */
 };
 
 struct shootdown_msg {

@@ -79,6 +79,7 @@ struct smp {
 	uint32_t lowest_rr;		   /* round-robin of lowest-priority delivery */
 	int *by_apic_id;		   /* VCPU index or -1 */
 	unsigned napic_ids;
+	void *engine_data; /* the engine's, for all VCPUs */
 };
 
 struct smp_config {

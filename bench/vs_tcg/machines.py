@@ -51,14 +51,19 @@ def qemu_command(setup, cpus, memory, initrd, words, disk):
     return command
 
 
+REST_MEMORY = 1 << 30  # bytes, of a machine at rest
+
+
 def named_memory(memory):
     """What makes QEMU take guest memory that can be told from its own."""
     return ["-object", f"memory-backend-memfd,id=ram,size={memory}",
             "-machine", "memory-backend=ram"]
 
 
-# How guest memory is then called in the monitor's address space.
-GUEST_MEMORY = re.compile(r"/memfd:(guest-node|memory-backend-memfd)")
+def is_guest_memory(mapping):
+    """Of a line of smaps: QEMU's has that name, ours is the only mapping that large."""
+    start, end = (int(x, 16) for x in mapping.split()[0].split("-"))
+    return "/memfd:memory-backend-memfd" in mapping or end - start >= REST_MEMORY
 
 
 class Machine:
@@ -97,7 +102,7 @@ class Machine:
         with open(f"/proc/{self.guest.child.pid}/smaps", encoding="utf-8") as smaps:
             for line in smaps:
                 if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-                    counts = not GUEST_MEMORY.search(line)
+                    counts = not is_guest_memory(line)
                 elif counts and line.startswith("Pss:"):
                     kib += int(line.split()[1])
         return kib / 1024
@@ -160,7 +165,7 @@ def boot(setup, engine, cpus):
 
 
 def memory_at_rest(setup, engine):
-    flags = named_memory("1G") if engine == TCG else []
+    flags = named_memory(str(REST_MEMORY)) if engine == TCG else []
     with Machine(setup, engine, "memory", initrd=setup.path("initrd"), words="nv.rest",
                  flags=flags) as machine:
         try:

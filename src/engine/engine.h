@@ -1,6 +1,6 @@
 /*
- * What an execution engine is. All functions run on the VCPU's own thread, but for vcpu_init and
- * vcpu_fini, which the VM builder calls while that thread does not exist.
+ * What an execution engine is. All functions run on the VCPU's own thread, but for those that end
+ * in _init and _fini, which the VM builder calls while that thread does not exist.
  */
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
@@ -28,6 +28,9 @@ struct engine_config {
 
 struct engine_ops {
 	const char *name;
+	/* Before the VCPUs, and after them: what they share, smp->engine_data. */
+	int (*vm_init)(struct smp *smp, const struct engine_config *cfg);
+	void (*vm_fini)(struct smp *smp);
 	int (*vcpu_init)(struct vcpu *v, const struct engine_config *cfg);
 	void (*vcpu_fini)(struct vcpu *v);
 	/* Once on the VCPU's thread, before run. */
@@ -44,7 +47,8 @@ struct engine_ops {
 	void (*want_window)(struct vcpu *v, bool nmi);
 	/* From the shootdown queue. */
 	void (*drop_code)(struct vcpu *v, gfn_t gfn);
-	void (*drop_all)(struct vcpu *v);
+	void (*forget_code)(struct vcpu *v);
+	void (*drop_stale)(struct vcpu *v); /* when the queue overflowed */
 };
 
 /*

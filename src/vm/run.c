@@ -22,6 +22,7 @@ static void shootdown_message(void *arg, enum shootdown_kind kind, uint64_t valu
 	switch (kind) {
 	case SHOOTDOWN_DROP_CODE: run->engine->drop_code(run->v, value); break;
 	case SHOOTDOWN_PROTECT: tlb_protect_gfn(&run->v->cpu.tlb, value); break;
+	case SHOOTDOWN_FORGET_CODE: run->engine->forget_code(run->v); break;
 	case SHOOTDOWN_FLUSH_TLB: tlb_flush_all(&run->v->cpu.tlb); break;
 	}
 }
@@ -30,7 +31,7 @@ static void shootdown_everything(void *arg)
 {
 	struct run *run = arg;
 
-	run->engine->drop_all(run->v);
+	run->engine->drop_stale(run->v);
 	tlb_flush_all(&run->v->cpu.tlb);
 	STAT_INC(&run->v->stats, shootdowns_overflowed);
 }

@@ -135,6 +135,8 @@ static int create_smp(struct vm *vm)
 	};
 	int r = smp_create(&vm->smp, &cfg);
 
+	if (!r)
+		r = vm->engine->vm_init(vm->smp, &vm->engine_cfg);
 	for (unsigned n = 0; !r && n < vm->smp->n; n++)
 		r = vm->engine->vcpu_init(vm->smp->vcpu[n], &vm->engine_cfg);
 	return r;
@@ -222,6 +224,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->smp) {
 		for (unsigned n = 0; n < vm->smp->n; n++)
 			vm->engine->vcpu_fini(vm->smp->vcpu[n]);
+		vm->engine->vm_fini(vm->smp);
 		smp_destroy(vm->smp);
 	}
 	evloop_destroy(vm->loop);
@@ -290,7 +293,7 @@ static bool reset(struct vm *vm)
 	machine_reset(vm);
 	smp_reset(vm->smp);
 	for (unsigned n = 0; n < vm->smp->n; n++)
-		vm->engine->drop_all(vm->smp->vcpu[n]);
+		vm->engine->drop_stale(vm->smp->vcpu[n]);
 	if (start_state(vm))
 		vm_end_with(vm, VM_END_HOST_ERROR, 0);
 	return may_run(vm);

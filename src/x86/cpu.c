@@ -6,7 +6,7 @@
 
 int cpu_init(struct cpu *cpu)
 {
-	int r = vec_cache_create(&cpu->vec_cache);
+	int r = vec_cache_get(&cpu->vec_cache);
 
 	if (r)
 		return r;
@@ -17,7 +17,7 @@ int cpu_init(struct cpu *cpu)
 
 void cpu_fini(struct cpu *cpu)
 {
-	vec_cache_destroy(cpu->vec_cache);
+	vec_cache_put(cpu->vec_cache);
 	cpu->vec_cache = NULL;
 }
 

@@ -1,34 +1,59 @@
 /* Decoding, availability checks and the generic execution of vector instructions through stubs. */
 #include "src/x86/vec.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "src/base/log.h"
 #include "src/x86/vec_int.h"
 
-int vec_cache_create(struct vec_cache **out)
+static pthread_mutex_t cache_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct vec_cache *cache;
+static unsigned cache_users;
+
+static int create_cache(void)
 {
 	struct vec_cache *vc = calloc(1, sizeof(*vc));
-	int err;
+	int r;
 
 	if (!vc)
 		return -ENOMEM;
 	host_isa_probe(&vc->isa);
-	err = vec_stubs_init(vc);
-	if (err) {
+	pthread_mutex_init(&vc->lock, NULL);
+	r = vec_stubs_init(vc);
+	if (r) {
 		free(vc);
-		return err;
+		return r;
 	}
-	*out = vc;
+	cache = vc;
 	return 0;
 }
 
-void vec_cache_destroy(struct vec_cache *vc)
+int vec_cache_get(struct vec_cache **out)
+{
+	int r;
+
+	pthread_mutex_lock(&cache_lock);
+	r = cache_users ? 0 : create_cache();
+	if (!r) {
+		cache_users++;
+		*out = cache;
+	}
+	pthread_mutex_unlock(&cache_lock);
+	return r;
+}
+
+void vec_cache_put(struct vec_cache *vc)
 {
 	if (!vc)
 		return;
-	vec_stubs_fini(vc);
-	free(vc);
+	pthread_mutex_lock(&cache_lock);
+	if (!--cache_users) {
+		vec_stubs_fini(vc);
+		pthread_mutex_destroy(&vc->lock);
+		free(vc);
+	}
+	pthread_mutex_unlock(&cache_lock);
 }
 
 void vec_reset(struct vec_state *v)

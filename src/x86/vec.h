@@ -2,8 +2,8 @@
  * x87, MMX, SSE and AVX data processing, executed by the host's own instruction on the guest's
  * register state through a generated stub: exact, and no case per instruction.
  *
- * A struct vec_cache belongs to one CPU and its thread. Stubs are generated at decode time, keyed
- * by the instruction with its memory operand replaced by a buffer, and live as long as the cache.
+ * Stubs are generated at decode time, keyed by the instruction with its memory operand replaced by a
+ * buffer. All CPUs share them, so that a decoded instruction is good for each.
  */
 #ifndef X86_VEC_H
 #define X86_VEC_H
@@ -13,8 +13,9 @@
 #include "src/x86/cpu.h"
 #include "src/x86/insn.h"
 
-int vec_cache_create(struct vec_cache **vc);
-void vec_cache_destroy(struct vec_cache *vc);
+/* Any thread. The cache lives until each who got it has put it back. */
+int vec_cache_get(struct vec_cache **vc);
+void vec_cache_put(struct vec_cache *vc);
 
 /*
  * If the decoded instruction is one that this module executes, sets insn->exec (and imm, aux, size

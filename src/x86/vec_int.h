@@ -13,6 +13,8 @@
 #ifndef X86_VEC_INT_H
 #define X86_VEC_INT_H
 
+#include <pthread.h>
+
 #include "src/x86/hostisa.h"
 #include "src/x86/mem.h"
 #include "src/x86/vec.h"
@@ -60,6 +62,7 @@ struct vec_op {
 
 struct vec_cache {
 	struct host_isa isa;
+	pthread_mutex_t lock; /* of what follows */
 	uint8_t *rw, *rx; /* two mappings of the same memory */
 	size_t used;
 	struct vec_op *hash[VEC_HASH_SIZE];

@@ -290,7 +290,7 @@ static unsigned form_hash(const struct vec_form *form)
 	return (h ^ h >> 16) & (VEC_HASH_SIZE - 1);
 }
 
-struct vec_op *vec_op_get(struct vec_cache *vc, const struct vec_form *form)
+static struct vec_op *get(struct vec_cache *vc, const struct vec_form *form)
 {
 	struct vec_op **head = &vc->hash[form_hash(form)], *op;
 	struct emit e = {.n = 0};
@@ -312,5 +312,15 @@ struct vec_op *vec_op_get(struct vec_cache *vc, const struct vec_form *form)
 	op->form = *form;
 	op->next = *head;
 	*head = op;
+	return op;
+}
+
+struct vec_op *vec_op_get(struct vec_cache *vc, const struct vec_form *form)
+{
+	struct vec_op *op;
+
+	pthread_mutex_lock(&vc->lock);
+	op = get(vc, form);
+	pthread_mutex_unlock(&vc->lock);
 	return op;
 }

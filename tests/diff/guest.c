@@ -152,6 +152,7 @@ static void on_message(void *arg, enum shootdown_kind kind, uint64_t value)
 	switch (kind) {
 	case SHOOTDOWN_DROP_CODE: interp_drop_code(g->interp, value); break;
 	case SHOOTDOWN_PROTECT: tlb_protect_gfn(&g->cpu->tlb, value); break;
+	case SHOOTDOWN_FORGET_CODE: interp_forget_code(g->interp); break;
 	case SHOOTDOWN_FLUSH_TLB: tlb_flush_all(&g->cpu->tlb); break;
 	}
 }
@@ -164,7 +165,10 @@ void guest_forget(struct guest *g)
 
 static void on_overflow(void *arg)
 {
-	guest_forget(arg);
+	struct guest *g = arg;
+
+	interp_drop_stale(g->interp);
+	tlb_flush_all(&g->cpu->tlb);
 }
 
 static void on_kick(void *arg)
@@ -339,7 +343,8 @@ static void disturb(struct guest *g, struct rng *r)
 	case 1: interp_drop_all(g->interp); break;
 	case 2: tlb_flush_all(&g->cpu->tlb); break;
 	case 3: tlb_flush_page(&g->cpu->tlb, DATA_BASE + PAGE_SIZE * rng_below(r, 2)); break;
-	case 4: tlb_flush_page(&g->cpu->tlb, CODE_BASE + PAGE_SIZE * rng_below(r, 4)); break;
+	case 4: interp_forget_code(g->interp); break;
+	case 5: tlb_flush_page(&g->cpu->tlb, CODE_BASE + PAGE_SIZE * rng_below(r, 4)); break;
 	}
 }
 

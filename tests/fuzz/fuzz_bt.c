@@ -115,6 +115,7 @@ static void on_message(void *arg, enum shootdown_kind kind, uint64_t value)
 	switch (kind) {
 	case SHOOTDOWN_DROP_CODE: interp_drop_code(m->in, value); break;
 	case SHOOTDOWN_PROTECT: tlb_protect_gfn(&m->cpu->tlb, value); break;
+	case SHOOTDOWN_FORGET_CODE: interp_forget_code(m->in); break;
 	case SHOOTDOWN_FLUSH_TLB: tlb_flush_all(&m->cpu->tlb); break;
 	}
 }
@@ -123,7 +124,7 @@ static void on_overflow(void *arg)
 {
 	struct machine *m = arg;
 
-	interp_drop_all(m->in);
+	interp_drop_stale(m->in);
 	tlb_flush_all(&m->cpu->tlb);
 }
 

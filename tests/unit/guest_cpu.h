@@ -44,6 +44,7 @@ static void guest_cpu_message(void *arg, enum shootdown_kind kind, uint64_t valu
 	switch (kind) {
 	case SHOOTDOWN_DROP_CODE: interp_drop_code(g->in, value); break;
 	case SHOOTDOWN_PROTECT: tlb_protect_gfn(&g->cpu->tlb, value); break;
+	case SHOOTDOWN_FORGET_CODE: interp_forget_code(g->in); break;
 	case SHOOTDOWN_FLUSH_TLB: tlb_flush_all(&g->cpu->tlb); break;
 	}
 }
@@ -52,7 +53,7 @@ static void guest_cpu_everything(void *arg)
 {
 	struct guest_cpu *g = arg;
 
-	interp_drop_all(g->in);
+	interp_drop_stale(g->in);
 	tlb_flush_all(&g->cpu->tlb);
 }
 

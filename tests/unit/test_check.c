@@ -132,6 +132,7 @@ CODE(block, "mov (%rdi), %rax; add %rbx, %rax; mov %rax, 8(%rdi); setc 3(%rdi); 
 
 struct by_hand {
 	struct guest_cpu *g;
+	struct code_cache *code;
 	struct block_cache bc;
 	struct block_unit *unit;
 	struct block *block;
@@ -163,7 +164,8 @@ static void by_hand_init(struct by_hand *h, struct guest_cpu *g)
 	guest_cpu_load(g, CODE_GPA, block);
 	memset(h, 0, sizeof(*h));
 	h->g = g;
-	assert_int_equal(block_cache_init(&h->bc, g->cpu, 0, MIB(1)), 0);
+	assert_int_equal(code_cache_create(&h->code, g->cpu->gmem, MIB(1), 0), 0);
+	assert_int_equal(block_cache_init(&h->bc, g->cpu, 0, h->code), 0);
 	g->cpu->rip = CODE_GPA;
 	h->block = block_find(&h->bc, CODE_GPA, 0);
 	h->unit = malloc(sizeof(*h->unit) + sizeof(h->unit->block[0]));
@@ -179,6 +181,7 @@ static void by_hand_fini(struct by_hand *h)
 	check_destroy(h->check);
 	free(h->unit);
 	block_cache_fini(&h->bc);
+	code_cache_destroy(h->code);
 }
 
 static void wrong_register(struct cpu *c, uint8_t *ram)

@@ -316,6 +316,7 @@ static void message(void *arg, enum shootdown_kind kind, uint64_t value)
 	switch (kind) {
 	case SHOOTDOWN_DROP_CODE: interp_drop_code(m->in, value); break;
 	case SHOOTDOWN_PROTECT: tlb_protect_gfn(&m->smp->vcpu[0]->cpu.tlb, value); break;
+	case SHOOTDOWN_FORGET_CODE: interp_forget_code(m->in); break;
 	case SHOOTDOWN_FLUSH_TLB: tlb_flush_all(&m->smp->vcpu[0]->cpu.tlb); break;
 	}
 }
@@ -324,7 +325,7 @@ static void everything(void *arg)
 {
 	struct machine *m = arg;
 
-	interp_drop_all(m->in);
+	interp_drop_stale(m->in);
 	tlb_flush_all(&m->smp->vcpu[0]->cpu.tlb);
 }
 

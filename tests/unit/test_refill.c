@@ -150,7 +150,7 @@ static void check(struct fixture *f)
 			 .r11 = tlb_index(lo) * sizeof(*e),
 			 .rax = rax};
 
-	call(e_exec(&f->bt->e, f->bt->stubs->refill[ctx][kind]), &r);
+	call(e_exec(&f->bt->stubs->e, f->bt->stubs->refill[ctx][kind]), &r);
 	assert_int_equal(r.rax, rax);
 	assert_int_equal(r.cf, want != FILLED);
 	f->seen[want]++;

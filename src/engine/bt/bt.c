@@ -2,54 +2,50 @@
 
 #include <asm/prctl.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "src/base/atomic.h"
-#include "src/base/log.h"
 #include "src/engine/bt/translate.h"
 
-#define CODE_SIZE MIB(48)
-#define HOT_SIZE  MIB(24)
-#define META_SIZE MIB(64)
 #define MAX_SLICE 30000u
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
 
-/*
- * Two mappings of the same memory: an anonymous shared one, which perf looks up in its map of
- * symbols, and a copy that runs.
- */
-static int map_code(struct bt *bt)
+int bt_stubs_create(struct bt_stubs **out, struct code_cache *code, bool single)
 {
-	bt->rw = mmap(NULL, bt->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (bt->rw == MAP_FAILED)
-		return -errno;
-	bt->rx = mremap(bt->rw, 0, bt->size, MREMAP_MAYMOVE);
-	if (bt->rx == MAP_FAILED || mprotect(bt->rx, bt->size, PROT_READ | PROT_EXEC))
-		return -errno;
+	struct bt_stubs *s = calloc(1, sizeof(*s));
+	size_t size;
+
+	if (!s)
+		return -ENOMEM;
+	s->single = single;
+	host_isa_probe(&s->isa);
+	s->e.p = code_stubs(code, &size);
+	s->e.end = s->e.p + size;
+	s->e.to_exec = code_to_exec(code);
+	bt_emit_stubs(s);
+	*out = s;
 	return 0;
 }
 
-static void init_emit(struct bt *bt)
+void bt_stubs_destroy(struct bt_stubs *s)
 {
-	ptrdiff_t to_exec = bt->rx - bt->rw;
-
-	bt->e = (struct emit){.p = bt->rw, .end = bt->rw + HOT_SIZE, .to_exec = to_exec};
-	bt->cold = (struct emit){.p = bt->e.end, .end = bt->rw + bt->size, .to_exec = to_exec};
-	bt_emit_stubs(bt);
-	bt->first = bt->e.p;
-	bt->bc->no_native = e_exec(&bt->e, bt->stubs->no_native);
+	free(s);
 }
 
 int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *cfg)
 {
 	struct bt *bt = calloc(1, sizeof(*bt));
-	int r;
 
 	if (!bt)
 		return -ENOMEM;
+	bt->tr_space = malloc(sizeof(*bt->tr_space));
+	if (!bt->tr_space) {
+		free(bt);
+		return -ENOMEM;
+	}
+	bt->stubs = cfg->stubs;
 	bt->bc = bc;
 	bt->cpu = bc->cpu;
 	bt->hot = cfg->hot;
@@ -57,23 +53,11 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->single = cfg->single;
 	bt->log = cfg->log;
 	bt->perf_map = cfg->perf_map;
-	bt->size = CODE_SIZE;
-	bt->meta_size = META_SIZE;
-	host_isa_probe(&bt->isa);
-	bt->stubs = calloc(1, sizeof(*bt->stubs));
-	bt->tr_space = malloc(sizeof(*bt->tr_space));
-	bt->meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	r = bt->stubs && bt->tr_space && bt->meta != MAP_FAILED ? map_code(bt) : -ENOMEM;
-	if (r) {
-		log_err("cannot allocate the code buffer of a VCPU: %s", strerror(-r));
-		bt_destroy(bt);
-		return r;
-	}
+	bt->e.to_exec = bt->cold.to_exec = code_to_exec(bc->code);
+	bc->no_native = e_exec(&bt->e, bt->stubs->no_native);
 	ZydisDecoderInit(&bt->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
 	ZydisDecoderEnableMode(&bt->decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-	init_emit(bt);
 	bt->cpu->bt.self = bt->cpu;
 	bt->cpu->bt.owner = bt;
 	bt->cpu->bt.host_mxcsr = MXCSR_INIT;
@@ -85,14 +69,7 @@ void bt_destroy(struct bt *bt)
 {
 	if (!bt)
 		return;
-	if (bt->rw && bt->rw != MAP_FAILED)
-		munmap(bt->rw, bt->size);
-	if (bt->rx && bt->rx != MAP_FAILED)
-		munmap(bt->rx, bt->size);
-	if (bt->meta && bt->meta != MAP_FAILED)
-		munmap(bt->meta, bt->meta_size);
 	free(bt->tr_space);
-	free(bt->stubs);
 	free(bt);
 }
 
@@ -101,45 +78,17 @@ void bt_enter_thread(struct cpu *cpu)
 	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
 }
 
-void bt_flush(struct bt *bt)
-{
-	bt->e.p = bt->first;
-	bt->cold.p = bt->rw + HOT_SIZE;
-	bt->meta_used = 0;
-	bt->redo = NULL;
-	bt->cpu->bt.exit = NULL;
-}
-
-void *bt_meta_alloc(struct bt *bt, size_t size)
-{
-	void *p = bt->meta + bt->meta_used;
-
-	size = ALIGN_UP(size, 16);
-	if (bt->meta_used + size > bt->meta_size)
-		return NULL;
-	bt->meta_used += size;
-	return p;
-}
-
-static void divert(struct bt *bt, uint8_t *from, uint8_t *to)
-{
-	struct emit e = {.p = from - bt->e.to_exec, .end = from - bt->e.to_exec + 5};
-
-	e_jmp_to(&e, to - bt->e.to_exec);
-}
-
-/* The unit is compiled again, and whoever comes by the old code is sent to the new. */
+/* The unit is compiled again: every VCPU that looks it up or jumps to it comes to the new code. */
 static void redo(struct bt *bt)
 {
 	struct block *unit = bt->redo;
-	uint8_t *near = unit->native, *far = unit->far_native;
 
 	bt->redo = NULL;
-	if (!bt_translate(bt, unit))
+	if (bt_translate(bt, unit))
 		return;
-	divert(bt, near, unit->native);
-	if (far != near)
-		divert(bt, far, unit->far_native);
+	/* No room now: once more, when it is found wanting again. */
+	atomic_store_relaxed(&unit->any_half, false);
+	atomic_store_relaxed(&unit->single_checks, false);
 }
 
 static void finish(struct bt *bt)
@@ -215,14 +164,22 @@ void bt_landed(struct bt *bt)
 	bt->cpu->bt.exit = NULL;
 }
 
-void bt_link(struct bt *bt, const struct block *next)
+void bt_link(struct bt *bt, struct block *next)
 {
-	const struct bt_exit *x = bt->cpu->bt.exit;
+	struct bt_exit *x = bt->cpu->bt.exit;
 
 	bt->cpu->bt.exit = NULL;
-	if (next->native && next->gpa == x->gpa && next->key == x->key && !bt->single)
-		e_patch(x->jump,
-			(uint8_t *)(x->mem ? next->far_native : next->native) - bt->e.to_exec);
+	if (bt->single || next->gpa != x->gpa || next->key != x->unit->key)
+		return;
+	code_lock(bt->bc->code);
+	/* Of a living block nothing has gone, and what two of a page have goes together. */
+	if (!x->unit->dead && !next->dead && !x->joined) {
+		x->joined = true;
+		x->next = next->links;
+		next->links = x;
+		bt_join(&bt->e, x, next);
+	}
+	code_unlock(bt->bc->code);
 }
 
 void bt_unlink(struct bt *bt)

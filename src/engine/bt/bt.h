@@ -4,6 +4,7 @@
  * interpreter's handler, called from the compiled block. See docs/bt.md.
  *
  * One struct bt per VCPU, used by its thread only. That thread's GS base points to its struct cpu.
+ * Compiled code and the stubs that it calls are the same for all VCPUs.
  */
 #ifndef ENGINE_BT_BT_H
 #define ENGINE_BT_BT_H
@@ -13,8 +14,14 @@
 #include "src/engine/interp/block.h"
 
 struct bt;
+struct bt_stubs;
+
+/* In the code cache, before any VCPU uses it. single: see struct bt_config. */
+int bt_stubs_create(struct bt_stubs **stubs, struct code_cache *code, bool single);
+void bt_stubs_destroy(struct bt_stubs *stubs);
 
 struct bt_config {
+	struct bt_stubs *stubs;
 	uint32_t hot; /* runs after which a block is worth following when a unit is formed */
 	bool counted; /* count instructions: bt_run() ends after about max_insns of them */
 	bool single;  /* return after each block (lockstep checking) */
@@ -30,11 +37,10 @@ void bt_destroy(struct bt *bt);
 void bt_enter_thread(struct cpu *cpu);
 
 /*
- * Compiles a kept block; b->native is set if that worked. Returns false if the code buffer is full.
+ * Compiles a kept block; b->native is set if that worked, here or on another VCPU. False: the code
+ * cache has no room now.
  */
 bool bt_translate(struct bt *bt, struct block *b);
-/* Drops all compiled code; the caller has dropped or will re-create all blocks. */
-void bt_flush(struct bt *bt);
 
 /*
  * Takes back a kick (cpu->bt.stack_limit). The caller then looks at what it may have been kicked
@@ -48,7 +54,8 @@ void bt_unkick(struct bt *bt);
  */
 void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns);
 /* If compiled code was left by an exit to this very block, joins the two. */
-void bt_link(struct bt *bt, const struct block *next);
+void bt_link(struct bt *bt, struct block *next);
+/* After blocks were forgotten. */
 void bt_unlink(struct bt *bt);
 /* At the landing of a fault inside bt_run(). */
 void bt_landed(struct bt *bt);

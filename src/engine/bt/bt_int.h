@@ -61,19 +61,33 @@ struct bt_check {
 	bool any_half;	   /* addresses may be in the half that the code is not in */
 };
 
-/* A jump at the end of a block that may be patched to go straight to the next block. */
+/*
+ * A jump at the end of a unit that may be patched to go straight to the next one, in the same page:
+ * they are dropped together.
+ */
 struct bt_exit {
-	uint8_t *jump; /* displacement, in the writable mapping */
-	gpa_t gpa;     /* of the block that may follow, and its key */
-	uint32_t key;
-	bool mem; /* flags are in cpu->bt.flags */
+	uint8_t *jump;		  /* displacement, in the writable mapping, not across a quadword */
+	const struct block *unit; /* that it belongs to */
+	gpa_t gpa;		  /* of the block that may follow; its key is the unit's */
+	bool mem;		  /* flags are in cpu->bt.flags */
+	bool joined;
+	struct bt_exit *next; /* in the list of the block it was joined to */
 };
+
+/* Lock of the code cache held: the jump leads to the block's code from now on. */
+static inline void bt_join(const struct emit *e, struct bt_exit *x, const struct block *next)
+{
+	e_repatch(x->jump, (uint8_t *)(x->mem ? next->far_native : next->native) - e->to_exec);
+}
 
 /*
  * Code that all compiled code shares, writable addresses. Of those with two, the second is for
  * flags that are in cpu->bt.flags already.
  */
 struct bt_stubs {
+	struct emit e;
+	struct host_isa isa;
+	bool single;
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
@@ -91,17 +105,12 @@ struct bt_space;
 struct bt {
 	struct cpu *cpu;
 	struct block_cache *bc;
-	uint8_t *rw, *rx; /* two mappings of the code buffer */
-	size_t size;
-	struct emit e;	  /* what runs */
-	struct emit cold; /* what seldom runs: kept apart, so that caches hold more of the rest */
-	uint8_t *first;	  /* end of the common stubs, where block code starts */
-	char *meta;	  /* sites, checks and exits */
-	size_t meta_size, meta_used;
-	struct block *redo;	   /* unit to compile again, with other choices */
+	struct bt_stubs *stubs;
+	struct emit e;	    /* what runs; in the room of bc */
+	struct emit cold;   /* what seldom runs: kept apart, so that caches hold more of the rest */
+	struct block *redo; /* unit to compile again, with other choices */
 	struct bt_space *tr_space; /* work space of one translation */
 	ZydisDecoder decoder;
-	struct host_isa isa;
 	uint32_t hot;	       /* how often a block was interpreted that is worth following */
 	bool straddled;	       /* the last check that failed was of a group that crossed a page */
 	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
@@ -111,26 +120,26 @@ struct bt {
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */
 	bool running;	       /* compiled code is on the stack */
 	bool in_cpu;	       /* the block was left by a handler: flags are in struct cpu */
-	struct bt_stubs *stubs;
 };
 
 /* stubs.c */
-void bt_emit_stubs(struct bt *bt);
+void bt_emit_stubs(struct bt_stubs *s);
 /*
  * To the target in SCRATCH0 through the jump cache; the flags go to cpu->bt.flags unless they are
  * there. Emits jumps out for when it is not where it belongs.
  */
-void bt_emit_lookup(struct bt *bt, struct emit *e, bool flags_mem, uint8_t *miss[2]);
+void bt_emit_lookup(const struct bt_stubs *s, struct emit *e, bool flags_mem, uint8_t *miss[2]);
 /* Where those jumps lead: to the other place; falls through with the target in SCRATCH0. */
-void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2]);
-void *bt_meta_alloc(struct bt *bt, size_t size);
+void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2]);
 /* What of the guest's vector registers is in the host's: cpu->bt.vec_level. */
 #define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
 #define BT_VEC_AVX 2 /* YMM0-15, as AVX instructions may */
 
 /* stubs_x87.c: x87_save and x87_load, called with RAX free and no vector registers in the host's.
  */
-void bt_emit_x87_stubs(struct bt *bt);
+void bt_emit_x87_stubs(struct bt_stubs *s);
+/* stubs_tlb.c */
+void bt_emit_refill_stubs(struct bt_stubs *s);
 
 /* slow.c: called by stubs, with the vector registers and the x87 state in struct cpu. */
 enum bt_step { BT_STEP_LEAVE, BT_STEP_ON };
@@ -140,7 +149,6 @@ enum bt_step bt_step(struct cpu *cpu, struct bt_site *site);
 const uint8_t *bt_vec_enter(struct cpu *cpu, const struct bt_check *check);
 /* Interprets from the check's instruction to the end of its block. */
 void bt_rest(struct cpu *cpu, const struct bt_check *check);
-void bt_emit_refill_stubs(struct bt *bt);
 /*
  * miss.c: called with guest vector registers in the host's; it and all it calls use none.
  * Makes the check at address lo pass if that is possible: where to go on, or NULL.

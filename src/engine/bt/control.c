@@ -31,7 +31,7 @@ static void look_up(struct tr *t, struct bt_site *branch, bool flags_mem)
 	struct tr_lookup *l = &t->lookup[t->nlookups++];
 
 	l->branch = branch;
-	bt_emit_lookup(t->bt, t->e, flags_mem, l->miss);
+	bt_emit_lookup(t->bt->stubs, t->e, flags_mem, l->miss);
 }
 
 static void emit_lookup_misses(struct tr *t)
@@ -41,7 +41,7 @@ static void emit_lookup_misses(struct tr *t)
 	for (unsigned n = 0; n < t->nlookups && !e->full; n++) {
 		struct tr_lookup *l = &t->lookup[n];
 
-		bt_emit_second_lookup(t->bt, e, l->miss);
+		bt_emit_second_lookup(t->bt->stubs, e, l->miss);
 		e_mov_imm64(e, SCRATCH1, (uintptr_t)l->branch);
 		e_jmp_to(e, t->bt->stubs->lookup_miss);
 	}
@@ -70,6 +70,8 @@ static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)
 {
+	/* Other VCPUs may run the jump while it is patched. */
+	e_align_displacement(t->e, jcc == TR_ALWAYS ? 1 : 2);
 	add_exit(t, jcc == TR_ALWAYS ? e_jmp(t->e) : e_jcc(t->e, jcc), target);
 }
 
@@ -234,6 +236,7 @@ static void emit_any_call(struct tr *t, struct tr_insn *in, const struct tr_acce
 	e_code(e, 0x49, 0xf7, 0xd2); /* not r10 */
 	e_lea(e, SCRATCH0, SCRATCH0, H_NONE, 0, 1);
 	e_push(e, SCRATCH0);
+	e_align_displacement(e, 1);
 	call = e_call(e);
 	if (indirect)
 		add_far(t, call, 0, branch_site(t, in, 8));

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 
+#include "src/base/atomic.h"
 #include "src/base/types.h"
 
 enum host_reg {
@@ -171,6 +172,17 @@ static inline void e_store_at(struct emit *e, unsigned reg, unsigned base, int32
 	e_op_mem(e, 0x89, reg, &(struct host_mem){.base = base, .index = H_NONE, .disp = disp});
 }
 
+/*
+ * So many no-ops that an instruction with an opcode of so many bytes has its 32-bit displacement
+ * inside a quadword: a processor that runs it while it is stored sees the old or the new (APM
+ * volume 2, 7.6.1).
+ */
+static inline void e_align_displacement(struct emit *e, unsigned opcode)
+{
+	while (((uintptr_t)e->p + opcode) % 8 > 4 && !e->full)
+		e8(e, 0x90);
+}
+
 /* jmp, jcc and call with a 32-bit displacement; return where the displacement is, for e_patch(). */
 static inline uint8_t *e_jmp(struct emit *e)
 {
@@ -204,6 +216,12 @@ static inline void e_patch(uint8_t *at, const uint8_t *to)
 	int32_t rel = to - (at + 4);
 
 	memcpy(at, &rel, 4);
+}
+
+/* The same for code that may run meanwhile: see e_align_displacement(). */
+static inline void e_repatch(uint8_t *at, const uint8_t *to)
+{
+	atomic_store_relaxed((int32_t *)at, (int32_t)(to - (at + 4)));
 }
 
 /* To where emission stands now. */

@@ -126,23 +126,24 @@ static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 	/* The last address of the group that has to be aligned: its page is that of the last byte.
 	 */
 	int64_t last = g->align ? g->hi - ((g->hi - g->align_at) & (g->align - 1)) : g->hi;
-	struct tr_slow *s = &t->slow[t->nslow++];
+	struct tr_slow slow = {.retry = e->p, .g = g, .at = at, .mem = t->flags_mem};
 
-	*s = (struct tr_slow){.retry = e->p, .g = g, .at = at, .mem = t->flags_mem};
 	emit_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
 	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last - g->lo);
 	if (g->align) {
 		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
-		s->misaligned = e_jcc(e, CC_NE);
+		slow.from = e_jcc(e, CC_NE);
+		t->slow[t->nslow++] = slow;
 	}
 	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);		  /* shr r11, imm8 */
 	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);	  /* and r11d, imm32 */
 	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
 	emit_tag(t);
 	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
-	s->from = e_jcc(e, CC_NE);
+	slow.from = e_jcc(e, CC_NE);
 	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
-	s->done = e->p;
+	slow.done = e->p;
+	t->slow[t->nslow++] = slow;
 }
 
 /* How many groups from the next on are checked before instruction n. */
@@ -232,12 +233,10 @@ static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 	c->write = g->write;
 	c->any_half = t->any_half;
 	c->fill_write = g->check->write && g->check_at == g->first;
-	if (t->ctx != TLB_ALIGN) {
+	if (s->done && t->ctx != TLB_ALIGN) {
 		e_call_to(e, t->bt->stubs->refill[t->ctx][g->write ? TLB_STORES : TLB_LOADS]);
 		e_jcc_to(e, CC_AE, s->done);
 	}
-	if (s->misaligned)
-		e_patch_here(e, s->misaligned);
 	emit_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
 	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
 	e_jmp_to(e, t->bt->stubs->miss[s->mem]);

@@ -1,6 +1,7 @@
 /* Misses of the software TLB in compiled code. */
 #include "src/engine/bt/bt_int.h"
 
+#include "src/base/atomic.h"
 #include "src/x86/mem.h"
 
 /* Page-crossing groups of a unit, one after the other, after which accesses get checks of their
@@ -10,18 +11,34 @@
  * last. */
 #define SOON_CYCLES 400
 
+/* A VCPU that found the unit's former code in its jump cache finds the present one from now on. */
+static void refresh(struct bt *bt, struct block *unit)
+{
+	uint64_t rip = bt->cpu->bt.page + (unit->gpa & ~PAGE_MASK);
+	struct jump_entry *j = block_jump_entry(bt->bc, rip);
+
+	if (j->rip != rip)
+		j = block_jump_second(bt->bc, j);
+	if (j->rip == rip && j->block == unit)
+		j->native = block_entry(bt->bc, unit);
+}
+
 /* A page-crossing group. */
 static void note_straddle(struct bt *bt, struct block *unit)
 {
 	uint64_t now = __builtin_ia32_rdtsc();
+	unsigned n;
 
 	bt->straddled = true;
-	if (unit->single_checks)
+	if (atomic_load_relaxed(&unit->single_checks)) {
+		refresh(bt, unit);
 		return;
+	}
 	/* A loop over an array crosses now and then, one on a crossing stack frame each time. */
-	unit->straddles = now - bt->straddle_end < SOON_CYCLES ? unit->straddles + 1 : 0;
-	if (unit->straddles == MANY_STRADDLES) {
-		unit->single_checks = true;
+	n = now - bt->straddle_end < SOON_CYCLES ? atomic_load_relaxed(&unit->straddles) + 1 : 0;
+	atomic_store_relaxed(&unit->straddles, n);
+	if (n == MANY_STRADDLES) {
+		atomic_store_relaxed(&unit->single_checks, true);
 		bt->redo = unit;
 	}
 }
@@ -35,8 +52,11 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 		return NULL;
 	}
 	if (!k->any_half && lo >> 63 != c->bt.page >> 63) {
-		k->unit->any_half = true;
-		bt->redo = k->unit;
+		if (atomic_load_relaxed(&k->unit->any_half))
+			refresh(bt, k->unit);
+		else
+			bt->redo = k->unit;
+		atomic_store_relaxed(&k->unit->any_half, true);
 		return NULL;
 	}
 	if (k->align && ((lo + k->align_off) & (k->align - 1)))

@@ -52,13 +52,13 @@ static bool known(const struct tr *t, const struct tr_insn *in)
 		/* A bit number in a register reaches beyond the operand. */
 		return in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ||
 		       in->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
-	case ZYDIS_MNEMONIC_POPCNT: return t->bt->isa.popcnt;
+	case ZYDIS_MNEMONIC_POPCNT: return t->bt->stubs->isa.popcnt;
 	case ZYDIS_MNEMONIC_ANDN:
 	case ZYDIS_MNEMONIC_BEXTR:
 	case ZYDIS_MNEMONIC_BLSI:
 	case ZYDIS_MNEMONIC_BLSMSK:
 	case ZYDIS_MNEMONIC_BLSR:
-	case ZYDIS_MNEMONIC_TZCNT: return t->bt->isa.bmi1;
+	case ZYDIS_MNEMONIC_TZCNT: return t->bt->stubs->isa.bmi1;
 	case ZYDIS_MNEMONIC_BZHI:
 	case ZYDIS_MNEMONIC_MULX:
 	case ZYDIS_MNEMONIC_PDEP:
@@ -66,12 +66,12 @@ static bool known(const struct tr *t, const struct tr_insn *in)
 	case ZYDIS_MNEMONIC_RORX:
 	case ZYDIS_MNEMONIC_SARX:
 	case ZYDIS_MNEMONIC_SHLX:
-	case ZYDIS_MNEMONIC_SHRX: return t->bt->isa.bmi2;
-	case ZYDIS_MNEMONIC_MOVBE: return t->bt->isa.movbe;
-	case ZYDIS_MNEMONIC_CRC32: return t->bt->isa.sse42;
+	case ZYDIS_MNEMONIC_SHRX: return t->bt->stubs->isa.bmi2;
+	case ZYDIS_MNEMONIC_MOVBE: return t->bt->stubs->isa.movbe;
+	case ZYDIS_MNEMONIC_CRC32: return t->bt->stubs->isa.sse42;
 	case ZYDIS_MNEMONIC_ADCX:
-	case ZYDIS_MNEMONIC_ADOX: return t->bt->isa.adx;
-	case ZYDIS_MNEMONIC_LZCNT: return t->bt->isa.lzcnt;
+	case ZYDIS_MNEMONIC_ADOX: return t->bt->stubs->isa.adx;
+	case ZYDIS_MNEMONIC_LZCNT: return t->bt->stubs->isa.lzcnt;
 	default:
 		return in->zi.meta.category == ZYDIS_CATEGORY_CMOV ||
 		       in->zi.meta.category == ZYDIS_CATEGORY_SETCC;

@@ -59,11 +59,12 @@ static const void *next_code(struct bt *bt, struct cpu *c)
 
 	if (c->event || bt->redo || bt->counted || bt->single || debug_active(c) ||
 	    (c->rflags & FLAG_TF) || atomic_load_relaxed(&c->bt.stack_limit) == ~0ull ||
-	    j->rip != c->rip || j->key != block_jump_key(bt->bc, c->rip, 0) || !j->block->native)
+	    j->rip != c->rip || j->key != block_jump_key(bt->bc, c->rip, 0) ||
+	    !atomic_load_acquire(&j->block->native))
 		return NULL;
 	c->rflags &= ~FLAG_RF;
 	bt_enter_block(bt);
-	return j->block->far_native;
+	return atomic_load_relaxed(&j->block->far_native);
 }
 
 /* State is in struct cpu: to leave with, or to go on with. */

@@ -37,12 +37,12 @@ static void fill(struct emit *e)
 /* --- vector registers ---------------------------------------------------------------------- */
 
 /* Between register n and its place in struct cpu; op: 0x11 stores, 0x10 loads. */
-static void vec_move(struct bt *bt, unsigned n, uint8_t op)
+static void vec_move(struct bt_stubs *s, unsigned n, uint8_t op)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
 	e8(e, 0x65);
-	if (bt->isa.avx)
+	if (s->isa.avx)
 		e_code(e, 0xc5, n < 8 ? 0xfc : 0x7c); /* vmovups ymm */
 	else
 		e_code(e, 0x40 | (n >> 3) << 2, 0x0f); /* movups xmm */
@@ -58,16 +58,16 @@ static void vec_mxcsr(struct emit *e, unsigned reg, size_t off)
 }
 
 /* Called with RAX free. Leaves the level that was there in vec_was. */
-static void emit_vec_save(struct bt *bt)
+static void emit_vec_save(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
-	bt->stubs->vec_save = e->p;
+	s->vec_save = e->p;
 	for (unsigned n = 0; n < 16; n++)
-		vec_move(bt, n, 0x11);
+		vec_move(s, n, 0x11);
 	vec_mxcsr(e, 3, CPU_OFF(vec.mxcsr));
 	vec_mxcsr(e, 2, CPU_OFF(bt.host_mxcsr));
-	if (bt->isa.avx)
+	if (s->isa.avx)
 		e_code(e, 0xc5, 0xf8, 0x77); /* vzeroupper: else the monitor's SSE code pays */
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
@@ -77,14 +77,14 @@ static void emit_vec_save(struct bt *bt)
 }
 
 /* Called with RAX free: the level becomes vec_was. */
-static void emit_vec_load(struct bt *bt)
+static void emit_vec_load(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
-	bt->stubs->vec_load = e->p;
+	s->vec_load = e->p;
 	vec_mxcsr(e, 2, CPU_OFF(vec.mxcsr));
 	for (unsigned n = 0; n < 16; n++)
-		vec_move(bt, n, 0x10);
+		vec_move(s, n, 0x10);
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
 	e8(e, 0xc3);
@@ -101,29 +101,29 @@ static void call_if(struct emit *e, const uint8_t *stub)
  * Before C code that may use vector or x87 registers: saves the guest's if they are in the host's.
  * Clobbers RAX.
  */
-static void save_vectors(struct bt *bt)
+static void save_vectors(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
-	call_if(e, bt->stubs->vec_save);
+	call_if(e, s->vec_save);
 	/* Only now: saving the x87 state wants the host's own MXCSR, and loading it XMM registers.
 	 */
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_live));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.x87_was));
-	call_if(e, bt->stubs->x87_save);
+	call_if(e, s->x87_save);
 }
 
 /* What vec_was and x87_was say is loaded again. Clobbers RAX. */
-static void load_vectors(struct bt *bt)
+static void load_vectors(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_was));
-	call_if(e, bt->stubs->x87_load);
+	call_if(e, s->x87_load);
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
-	call_if(e, bt->stubs->vec_load);
+	call_if(e, s->vec_load);
 }
 
 static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
@@ -132,17 +132,17 @@ static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15}
  * void enter(void *native). The base of the shadow stack is an entry that no return matches but one
  * to this non-canonical address.
  */
-static void emit_enter(struct bt *bt)
+static void emit_enter(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
-	bt->stubs->enter = e->p;
+	s->enter = e->p;
 	for (unsigned n = 0; n < ARRAY_SIZE(callee_saved); n++)
 		e_push(e, callee_saved[n]);
 	e_mov_rr(e, SCRATCH1, H_RDI);
 	e_mov_imm64(e, SCRATCH0, 1ull << 63);
 	e_push(e, SCRATCH0);
-	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, bt->stubs->underflow));
+	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, s->underflow));
 	e_push(e, SCRATCH0);
 	e_store(e, H_RSP, CPU_OFF(bt.host_rsp));
 	fill(e);
@@ -160,12 +160,12 @@ static void emit_return(struct emit *e)
 }
 
 /* Jumped to when C code has set cpu->rip, and cpu->bt.go_on. */
-static void emit_handed_over(struct bt *bt)
+static void emit_handed_over(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 	uint8_t *go_on;
 
-	bt->stubs->handed_over = e->p;
+	s->handed_over = e->p;
 	e_load(e, SCRATCH1, CPU_OFF(bt.go_on));
 	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
 	go_on = e_jcc(e, CC_NE);
@@ -178,20 +178,20 @@ static void emit_handed_over(struct bt *bt)
 }
 
 /* Jumped to with cpu->rip set. */
-static void emit_leave(struct bt *bt, bool flags_mem)
+static void emit_leave(struct bt_stubs *s, bool flags_mem)
 {
-	bt->stubs->leave[flags_mem] = bt->e.p;
-	spill(&bt->e, flags_mem);
-	save_vectors(bt);
-	emit_return(&bt->e);
+	s->leave[flags_mem] = s->e.p;
+	spill(&s->e, flags_mem);
+	save_vectors(s);
+	emit_return(&s->e);
 }
 
 /* Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0. */
-static void emit_chain(struct bt *bt, bool flags_mem)
+static void emit_chain(struct bt_stubs *s, bool flags_mem)
 {
-	bt->stubs->chain[flags_mem] = bt->e.p;
-	e_store(&bt->e, SCRATCH0, CPU_OFF(bt.exit));
-	e_jmp_to(&bt->e, bt->stubs->leave[flags_mem]);
+	s->chain[flags_mem] = s->e.p;
+	e_store(&s->e, SCRATCH0, CPU_OFF(bt.exit));
+	e_jmp_to(&s->e, s->leave[flags_mem]);
 }
 
 /* Calls a C function with the CPU as first argument; RBX holds RSP meanwhile. */
@@ -206,49 +206,49 @@ static void call_c(struct emit *e, void *fn)
 }
 
 /* Called with the struct bt_site in SCRATCH0. */
-static void emit_step(struct bt *bt, bool flags_mem)
+static void emit_step(struct bt_stubs *s, bool flags_mem)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 	uint8_t *leave;
 
-	bt->stubs->step[flags_mem] = e->p;
+	s->step[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(bt);
+	save_vectors(s);
 	e_mov_rr(e, H_RSI, SCRATCH0);
 	call_c(e, bt_step);
 	e_code(e, 0x83, 0xf8, BT_STEP_ON); /* cmp eax, imm8 */
 	leave = e_jcc(e, CC_B);
-	load_vectors(bt);
+	load_vectors(s);
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
-	e_jmp_to(e, bt->stubs->handed_over);
+	e_jmp_to(e, s->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1, from whose instruction to go on. */
-static void emit_rest(struct bt *bt, bool flags_mem)
+static void emit_rest(struct bt_stubs *s, bool flags_mem)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
-	bt->stubs->rest[flags_mem] = e->p;
+	s->rest[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(bt);
+	save_vectors(s);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_rest);
-	e_jmp_to(e, bt->stubs->handed_over);
+	e_jmp_to(e, s->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1 and the first address checked in SCRATCH0. */
-static void emit_miss(struct bt *bt, bool flags_mem)
+static void emit_miss(struct bt_stubs *s, bool flags_mem)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 	uint8_t *rest;
 
-	bt->stubs->miss[flags_mem] = e->p;
+	s->miss[flags_mem] = e->p;
 	spill(e, flags_mem);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	if (MISS_SAVES_VECTORS)
-		save_vectors(bt);
+		save_vectors(s);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	e_mov_rr(e, H_RDX, SCRATCH0);
 	call_c(e, bt_miss);
@@ -256,40 +256,40 @@ static void emit_miss(struct bt *bt, bool flags_mem)
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
 	if (MISS_SAVES_VECTORS)
-		load_vectors(bt);
+		load_vectors(s);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
 	if (!MISS_SAVES_VECTORS)
-		save_vectors(bt);
+		save_vectors(s);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
-	e_jmp_to(e, bt->stubs->handed_over);
+	e_jmp_to(e, s->handed_over);
 }
 
 /* Jumped to with the struct bt_check in SCRATCH1: loads the registers it is for if that is
  * allowed. */
-static void emit_vec_enter(struct bt *bt, bool flags_mem)
+static void emit_vec_enter(struct bt_stubs *s, bool flags_mem)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 	uint8_t *rest;
 
-	bt->stubs->vec_enter[flags_mem] = e->p;
+	s->vec_enter[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(bt);
+	save_vectors(s);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_vec_enter);
 	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
-	load_vectors(bt);
+	load_vectors(s);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
-	e_jmp_to(e, bt->stubs->handed_over);
+	e_jmp_to(e, s->handed_over);
 }
 
 /* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
@@ -311,11 +311,11 @@ static void emit_probe(struct emit *e, uint8_t *miss[2])
 	e_modrm(e, 4, &native);
 }
 
-void bt_emit_lookup(struct bt *bt, struct emit *e, bool flags_mem, uint8_t *miss[2])
+void bt_emit_lookup(const struct bt_stubs *s, struct emit *e, bool flags_mem, uint8_t *miss[2])
 {
 	if (!flags_mem)
 		bt_emit_flags_save(e, SCRATCH1);
-	if (bt->single) {
+	if (s->single) {
 		miss[0] = miss[1] = e_jmp(e);
 		return;
 	}
@@ -329,11 +329,11 @@ void bt_emit_lookup(struct bt *bt, struct emit *e, bool flags_mem, uint8_t *miss
 	emit_probe(e, miss);
 }
 
-void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
+void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2])
 {
 	uint8_t *none[2];
 
-	if (bt->single) {
+	if (s->single) {
 		e_patch_here(e, miss[0]);
 		return;
 	}
@@ -352,57 +352,57 @@ void bt_emit_second_lookup(struct bt *bt, struct emit *e, uint8_t *miss[2])
  * bt_site (NULL if it is direct) in SCRATCH1. And where entries of the jump cache lead whose block
  * is not compiled, with the entry in SCRATCH1.
  */
-static void emit_lookup_miss(struct bt *bt)
+static void emit_lookup_miss(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
-	bt->stubs->no_native = e->p;
+	s->no_native = e->p;
 	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
 	e_mov_imm32(e, SCRATCH1, 0);
-	bt->stubs->lookup_miss = e->p;
+	s->lookup_miss = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(rip));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, bt->stubs->leave[1]);
+	e_jmp_to(e, s->leave[1]);
 }
 
 /*
  * Jumped to with the target of a return that the shadow stack did not expect in SCRATCH0 and its
  * struct bt_site in SCRATCH1: what is on the shadow stack will not match from here on.
  */
-static void emit_ret_miss(struct bt *bt)
+static void emit_ret_miss(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 	uint8_t *miss[2];
 
-	bt->stubs->ret_miss = e->p;
+	s->ret_miss = e->p;
 	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	bt_emit_lookup(bt, e, true, miss);
-	bt_emit_second_lookup(bt, e, miss);
+	bt_emit_lookup(s, e, true, miss);
+	bt_emit_second_lookup(s, e, miss);
 	e_load(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, bt->stubs->lookup_miss);
+	e_jmp_to(e, s->lookup_miss);
 	/* The return that matches the base of the shadow stack. */
-	bt->stubs->underflow = e->p;
+	s->underflow = e->p;
 	e_mov_imm32(e, SCRATCH1, 0);
-	e_jmp_to(e, bt->stubs->ret_miss);
+	e_jmp_to(e, s->ret_miss);
 }
 
-void bt_emit_stubs(struct bt *bt)
+void bt_emit_stubs(struct bt_stubs *s)
 {
-	emit_vec_save(bt);
-	emit_vec_load(bt);
-	bt_emit_x87_stubs(bt);
-	bt_emit_refill_stubs(bt);
-	emit_handed_over(bt);
+	emit_vec_save(s);
+	emit_vec_load(s);
+	bt_emit_x87_stubs(s);
+	bt_emit_refill_stubs(s);
+	emit_handed_over(s);
 	for (unsigned mem = 0; mem < 2; mem++) {
-		emit_leave(bt, mem);
-		emit_chain(bt, mem);
-		emit_step(bt, mem);
-		emit_rest(bt, mem);
-		emit_miss(bt, mem);
-		emit_vec_enter(bt, mem);
+		emit_leave(s, mem);
+		emit_chain(s, mem);
+		emit_step(s, mem);
+		emit_rest(s, mem);
+		emit_miss(s, mem);
+		emit_vec_enter(s, mem);
 	}
-	emit_lookup_miss(bt);
-	emit_ret_miss(bt);
-	emit_enter(bt);
+	emit_lookup_miss(s);
+	emit_ret_miss(s);
+	emit_enter(s);
 }

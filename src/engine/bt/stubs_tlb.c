@@ -74,9 +74,9 @@ static uint8_t *emit_refill(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind
 	return start;
 }
 
-void bt_emit_refill_stubs(struct bt *bt)
+void bt_emit_refill_stubs(struct bt_stubs *s)
 {
 	for (enum tlb_ctx ctx = 0; ctx < TLB_ALIGN; ctx++)
 		for (enum tlb_kind kind = 0; kind < TLB_KINDS; kind++)
-			bt->stubs->refill[ctx][kind] = emit_refill(&bt->e, ctx, kind);
+			s->refill[ctx][kind] = emit_refill(&s->e, ctx, kind);
 }

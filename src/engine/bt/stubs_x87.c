@@ -19,11 +19,11 @@ static void set_live(struct emit *e, bool v)
 	e32(e, v);
 }
 
-static void emit_save(struct bt *bt)
+static void emit_save(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
-	bt->stubs->x87_save = e->p;
+	s->x87_save = e->p;
 	fx(e, 0);
 	e_code(e, 0xdb, 0xe3); /* fninit: the monitor's own x87 state */
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_ip));
@@ -39,11 +39,11 @@ static void emit_save(struct bt *bt)
 	e8(e, 0xc3);
 }
 
-static void emit_load(struct bt *bt)
+static void emit_load(struct bt_stubs *s)
 {
-	struct emit *e = &bt->e;
+	struct emit *e = &s->e;
 
-	bt->stubs->x87_load = e->p;
+	s->x87_load = e->p;
 	e_load(e, H_RAX, FX_OFF(FX_FIP));
 	e_code(e, 0x25), e32(e, PAGE_SIZE - 1); /* and eax, imm32 */
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.x87_ip));
@@ -60,8 +60,8 @@ static void emit_load(struct bt *bt)
 	e8(e, 0xc3);
 }
 
-void bt_emit_x87_stubs(struct bt *bt)
+void bt_emit_x87_stubs(struct bt_stubs *s)
 {
-	emit_save(bt);
-	emit_load(bt);
+	emit_save(s);
+	emit_load(s);
 }

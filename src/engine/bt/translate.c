@@ -16,7 +16,7 @@ static uint32_t block_off(const struct tr_insn *in)
 
 struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 {
-	struct bt_site *s = bt_meta_alloc(t->bt, sizeof(*s));
+	struct bt_site *s = code_alloc(&t->bt->bc->room, sizeof(*s));
 	unsigned n = in->insn->exec == op_vector ? 2 : 1;
 
 	if (!s) {
@@ -33,7 +33,7 @@ struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 
 struct bt_check *tr_check(struct tr *t, const struct tr_insn *in)
 {
-	struct bt_check *c = bt_meta_alloc(t->bt, sizeof(*c));
+	struct bt_check *c = code_alloc(&t->bt->bc->room, sizeof(*c));
 
 	if (!c) {
 		t->failed = true;
@@ -107,15 +107,15 @@ static void emit_exits(struct tr *t)
 			e_patch(t->exit[n].from, t->exit[n].mem ? t->entry_far : t->entry_near);
 			continue;
 		}
-		x = bt_meta_alloc(t->bt, sizeof(*x));
+		x = code_alloc(&t->bt->bc->room, sizeof(*x));
 		if (!x) {
 			t->failed = true;
 			return;
 		}
-		x->jump = t->exit[n].from;
-		x->gpa = (t->b->gpa & PAGE_MASK) + t->exit[n].target;
-		x->key = t->b->key;
-		x->mem = t->exit[n].mem;
+		*x = (struct bt_exit){.jump = t->exit[n].from,
+				      .unit = t->b,
+				      .gpa = (t->b->gpa & PAGE_MASK) + t->exit[n].target,
+				      .mem = t->exit[n].mem};
 		e_patch(x->jump, e->p);
 		emit_rip(t, t->exit[n].target);
 		e_mov_imm64(e, SCRATCH0, (uintptr_t)x);
@@ -160,6 +160,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->vec_level = 0;
 	t->x87 = t->x87_paged = false;
 	t->polls = t->failed = false;
+	t->unit = NULL;
 }
 
 /* Whether code that clobbers the host's flags comes before code that reads them. */
@@ -203,7 +204,7 @@ static void emit_entries(struct tr *t, bool mem)
 static const struct block_unit *list_blocks(struct tr *t)
 {
 	size_t size = t->nblocks * sizeof(t->block[0]);
-	struct block_unit *u = bt_meta_alloc(t->bt, sizeof(*u) + size);
+	struct block_unit *u = code_alloc(&t->bt->bc->room, sizeof(*u) + size);
 
 	if (!u) {
 		t->failed = true;
@@ -214,18 +215,13 @@ static const struct block_unit *list_blocks(struct tr *t)
 	return u;
 }
 
-bool bt_translate(struct bt *bt, struct block *b)
+/* All code of the unit; false if there is too little room. */
+static bool emit_unit(struct tr *t)
 {
-	struct tr *t = &bt->tr_space->tr;
-	uint8_t *cold = bt->cold.p, *poll[2];
-	const struct block_unit *unit = NULL;
-	size_t meta = bt->meta_used;
+	uint8_t *poll[2];
 	unsigned npolls;
 	bool mem;
 
-	start(t, bt, b);
-	if (!tr_unit(t, b))
-		return true;
 	tr_plan(t);
 	tr_flags(t);
 	tr_groups(t);
@@ -236,28 +232,90 @@ bool bt_translate(struct bt *bt, struct block *b)
 	mem = t->flags_mem = t->in[0].live_in && clobbers_first(t);
 	npolls = emit_poll(t, poll);
 	emit_body(t);
-	t->e = &bt->cold;
+	t->e = &t->bt->cold;
 	emit_entries(t, mem);
 	tr_emit_slow(t);
 	emit_exits(t);
 	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
-	if (bt->single)
-		unit = list_blocks(t);
-	if (bt->e.full || bt->cold.full || t->failed) {
-		bt->e.p = t->entry;
-		bt->cold.p = cold;
-		bt->e.full = bt->cold.full = false;
-		bt->meta_used = meta;
-		return false;
+	if (t->bt->single)
+		t->unit = list_blocks(t);
+	return !t->bt->e.full && !t->bt->cold.full && !t->failed;
+}
+
+/*
+ * Makes the unit's code that of its block, unless another VCPU was quicker (then `was` is not what
+ * the block has) or the block was dropped meanwhile.
+ */
+static bool publish(struct tr *t, const void *was)
+{
+	struct block_cache *bc = t->bt->bc;
+	struct block *b = t->b;
+	bool ok;
+
+	code_lock(bc->code);
+	ok = b->native == was && code_may_publish(bc->code, &bc->room, b);
+	if (ok) {
+		b->unit = t->unit;
+		atomic_store_relaxed(&b->far_native, e_exec(&t->bt->e, t->entry_far));
+		/* Pairs with the acquire of who reads native first. */
+		atomic_store_release(&b->native, e_exec(&t->bt->e, t->entry_near));
+		for (struct bt_exit *x = b->links; x; x = x->next)
+			bt_join(&t->bt->e, x, b);
 	}
-	b->native = e_exec(&bt->e, t->entry_near);
-	b->far_native = e_exec(&bt->e, t->entry_far);
-	b->unit = unit;
+	code_unlock(bc->code);
+	return ok;
+}
+
+static void tell(struct tr *t, const uint8_t *cold)
+{
+	struct bt *bt = t->bt;
+
 	if (bt->log)
 		bt_dump_unit(bt->log, t, cold);
 	if (bt->perf_map)
 		bt_name_unit(bt->perf_map, t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
+}
+
+static void start_emit(struct emit *e, uint8_t *p, uint8_t *end)
+{
+	e->p = p;
+	e->end = end;
+	e->full = false;
+}
+
+/* Translation is a transaction in the VCPU's own room. False, with nothing taken, if that is full.
+ */
+static bool translate_in_room(struct bt *bt, struct block *b)
+{
+	struct tr *t = &bt->tr_space->tr;
+	struct code_room *room = &bt->bc->room, was = *room;
+	const void *native = atomic_load_acquire(&b->native);
+
+	if (!room->region)
+		return false;
+	start_emit(&bt->e, room->hot, room->hot_end);
+	start_emit(&bt->cold, room->cold, room->cold_end);
+	start(t, bt, b);
+	if (!tr_unit(t, b))
+		return true;
+	if (!emit_unit(t)) {
+		*room = was;
+		return false;
+	}
+	if (!publish(t, native)) {
+		*room = was;
+		return true;
+	}
+	room->hot = bt->e.p;
+	room->cold = bt->cold.p;
+	tell(t, was.cold);
 	return true;
+}
+
+bool bt_translate(struct bt *bt, struct block *b)
+{
+	return translate_in_room(bt, b) ||
+	       (block_cache_take_room(bt->bc) && translate_in_room(bt, b));
 }

@@ -116,10 +116,9 @@ enum slow_kind {
 /* A way out of line. */
 struct tr_slow {
 	enum slow_kind kind;
-	uint8_t *from;	     /* displacement of the jump to here */
-	uint8_t *retry;	     /* start of the check */
-	uint8_t *done;	     /* behind it */
-	uint8_t *misaligned; /* displacement of the jump that is taken then, or NULL */
+	uint8_t *from;	/* displacement of the jump to here */
+	uint8_t *retry; /* start of the check */
+	uint8_t *done;	/* behind it; NULL: no entry of the TLB will do */
 	const struct tr_group *g;
 	const struct tr_insn *at;
 	uint8_t vec_level; /* what registers are checked */
@@ -154,10 +153,11 @@ struct tr {
 	struct block *b; /* the first */
 	const struct block *block[UNIT_MAX_BLOCKS];
 	unsigned nblocks, n;
+	const struct block_unit *unit; /* for those who check, or NULL */
 	struct tr_insn in[UNIT_MAX_INSNS];
 	struct tr_group group[MAX_GROUPS];
 	unsigned ngroups;
-	struct tr_slow slow[MAX_GROUPS + 2 * UNIT_MAX_INSNS];
+	struct tr_slow slow[2 * MAX_GROUPS + 2 * UNIT_MAX_INSNS];
 	unsigned nslow;
 	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;

@@ -54,9 +54,9 @@ static const struct block *candidate(const struct tr *t, int64_t off)
 
 	if (off < 0 || off >= (int64_t)PAGE_SIZE)
 		return NULL;
-	b = block_cache_peek(t->bt->bc, (t->b->gpa & PAGE_MASK) + off, t->b->key);
-	if (!b || !b->code || b->gfn2 != ~0ull || in_unit(t, b) ||
-	    t->n + b->insns > UNIT_MAX_INSNS || b->heat < t->bt->hot)
+	b = code_find(t->bt->bc->code, (t->b->gpa & PAGE_MASK) + off, t->b->key, NO_GFN);
+	if (!b || in_unit(t, b) || t->n + b->insns > UNIT_MAX_INSNS ||
+	    atomic_load_relaxed(&b->heat) < t->bt->hot)
 		return NULL;
 	return b;
 }

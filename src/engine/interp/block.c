@@ -1,36 +1,23 @@
 #include "src/engine/interp/block.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "src/base/log.h"
 #include "src/engine/interp/ops.h"
 
-#define NO_GFN ~0ull
-
-int block_cache_init(struct block_cache *bc, struct cpu *cpu, unsigned self, size_t arena_size)
+int block_cache_init(struct block_cache *bc, struct cpu *cpu, unsigned self,
+		     struct code_cache *code)
 {
 	bc->cpu = cpu;
 	bc->self = self;
+	bc->code = code;
 	decoder_init(&bc->decoder);
-	bc->arena_size = arena_size;
-	bc->arena = mmap(NULL, arena_size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	bc->once = malloc(sizeof(*bc->once) + BLOCK_MAX_SLOTS * sizeof(struct insn));
-	if (bc->arena == MAP_FAILED || !bc->once) {
-		log_err("cannot allocate the code cache of a VCPU: %s", strerror(errno));
-		if (bc->arena != MAP_FAILED)
-			munmap(bc->arena, arena_size);
-		free(bc->once);
-		return -ENOMEM;
-	}
-	block_cache_flush(bc);
-	return 0;
+	return bc->once ? 0 : -ENOMEM;
 }
 
 void block_cache_fini(struct block_cache *bc)
 {
-	munmap(bc->arena, bc->arena_size);
 	free(bc->once);
 	for (unsigned n = 0; n < PENDING_MAX; n++)
 		free(bc->pending[n].ticket);
@@ -40,91 +27,33 @@ void block_cache_fini(struct block_cache *bc)
  * No entry made before this matches any more. (A key of 0, which new entries have, never matches:
  * the number of an address space is never 0.)
  */
-static void forget_jumps(struct block_cache *bc)
+void block_cache_forget(struct block_cache *bc)
 {
 	bc->jump_gen++;
 }
 
-void block_cache_flush(struct block_cache *bc)
+void block_cache_forget_room(struct block_cache *bc)
 {
-	/* Memory of a cache that was never used stays untouched. */
-	if (bc->arena_used) {
-		memset(bc->hash, 0, sizeof(bc->hash));
-		memset(bc->page, 0, sizeof(bc->page));
-		bc->arena_used = 0;
-	}
-	bc->flushed = true;
-	forget_jumps(bc);
-}
-
-static unsigned hash_block(gpa_t gpa, uint32_t key)
-{
-	return ((gpa ^ (uint64_t)key << 32) * 0x9e3779b97f4a7c15ull) >> (64 - BLOCK_HASH_BITS);
-}
-
-struct block *block_cache_peek(const struct block_cache *bc, gpa_t gpa, uint32_t key)
-{
-	struct block *b = bc->hash[hash_block(gpa, key)];
-
-	while (b && (b->gpa != gpa || b->key != key))
-		b = b->hash_next;
-	return b;
-}
-
-static struct code_page **find_page(struct block_cache *bc, gfn_t gfn)
-{
-	struct code_page **p = &bc->page[gfn % PAGE_HASH];
-
-	while (*p && (*p)->gfn != gfn)
-		p = &(*p)->next;
-	return p;
-}
-
-static void unlink_block(struct block_cache *bc, struct block *b)
-{
-	struct block **p = &bc->hash[hash_block(b->gpa, b->key)];
-
-	while (*p && *p != b)
-		p = &(*p)->hash_next;
-	if (*p)
-		*p = b->hash_next;
+	bc->room = (struct code_room){0};
+	block_cache_forget(bc);
 }
 
 void block_cache_drop(struct block_cache *bc, gfn_t gfn)
 {
-	struct code_page **p = find_page(bc, gfn), *page = *p;
-
 	for (unsigned n = 0; n < PENDING_MAX; n++)
 		if (bc->pending[n].gfn == gfn)
 			bc->pending[n].word = 0;
-	if (!page)
-		return;
-	for (struct block_link *l = page->blocks; l; l = l->next) {
-		unlink_block(bc, l->block);
-		STAT_INC(bc->cpu->stats, blocks_dropped);
-	}
-	*p = page->next;
-	forget_jumps(bc);
+	bc->cpu->stats->blocks_dropped += code_drop(bc->code, gfn);
+	block_cache_forget(bc);
 }
 
-/* The caller has seen that there is room. */
-static void *arena_alloc(struct block_cache *bc, size_t size)
+bool block_cache_take_room(struct block_cache *bc)
 {
-	void *p = bc->arena + bc->arena_used;
+	bool retired, ok = code_take_room(bc->code, &bc->room, &retired);
 
-	bc->arena_used += ALIGN_UP(size, 16);
-	return p;
-}
-
-/* Room for one block of this size and its place in two lists. */
-static void arena_reserve(struct block_cache *bc, size_t size)
-{
-	size_t extra = 2 * (sizeof(struct code_page) + sizeof(struct block_link)) + 5 * 16;
-
-	if (bc->arena_used + size + extra > bc->arena_size) {
-		block_cache_flush(bc);
-		STAT_INC(bc->cpu->stats, block_flushes);
-	}
+	if (retired)
+		STAT_INC(bc->cpu->stats, regions_retired);
+	return ok;
 }
 
 /* --- protection of frames ------------------------------------------------------------------- */
@@ -169,11 +98,14 @@ static struct pending *start_protection(struct block_cache *bc, gfn_t gfn)
 	return pd;
 }
 
-/* Whether code decoded from the frame from now on may be kept. */
-static bool frame_stable(struct block_cache *bc, gfn_t gfn)
+/*
+ * Whether code decoded from the frame from now on may be kept; *word is then its code word, which
+ * is STABLE.
+ */
+static bool frame_stable(struct block_cache *bc, gfn_t gfn, uint32_t *out)
 {
 	struct gmem *gm = bc->cpu->gmem;
-	uint32_t word = gmem_code_word(gm, gfn);
+	uint32_t word = *out = gmem_code_word(gm, gfn);
 	struct pending *pd;
 
 	if (code_word_state(word) == CODE_STABLE)
@@ -183,18 +115,13 @@ static bool frame_stable(struct block_cache *bc, gfn_t gfn)
 		pd = start_protection(bc, gfn);
 	if (!pd)
 		return false;
-	if (code_word_state(pd->word) == CODE_NONE || code_word_state(pd->word) == CODE_DROPPING) {
+	if (code_word_state(pd->word) == CODE_PROTECTING && all_acked(gm, pd))
+		gmem_code_stabilise(gm, gfn, pd->word);
+	if (code_word_state(pd->word) != CODE_PROTECTING)
 		pd->word = 0;
-		return false;
-	}
-	if (code_word_state(pd->word) == CODE_PROTECTING) {
-		if (!all_acked(gm, pd) || !gmem_code_stabilise(gm, gfn, pd->word)) {
-			/* Stabilised by another VCPU meanwhile, or written. */
-			return code_word_state(gmem_code_word(gm, gfn)) == CODE_STABLE;
-		}
-	}
-	pd->word = 0;
-	return true;
+	/* Perhaps it was stabilised by another VCPU, or written. */
+	*out = gmem_code_word(gm, gfn);
+	return code_word_state(*out) == CODE_STABLE;
 }
 
 /* --- decoding ------------------------------------------------------------------------------- */
@@ -281,34 +208,40 @@ static unsigned decode_block(struct block_cache *bc, struct source *s, unsigned 
 	return n + 1;
 }
 
-static void keep_on_page(struct block_cache *bc, struct block *b, gfn_t gfn)
+/* Puts a copy of the block that was just decoded into the cache; NULL if it cannot be kept. */
+static struct block *keep(struct block_cache *bc, const struct block *b, size_t size,
+			  const uint32_t word[2])
 {
-	struct code_page **p = find_page(bc, gfn);
-	struct block_link *l = arena_alloc(bc, sizeof(*l));
+	char *was = bc->room.data;
+	struct block *copy = code_alloc(&bc->room, size + b->bytes), *found;
 
-	if (!*p) {
-		struct code_page *page = arena_alloc(bc, sizeof(*page));
-
-		*page = (struct code_page){.gfn = gfn};
-		*p = page;
+	if (!copy) {
+		if (!block_cache_take_room(bc))
+			return NULL;
+		was = bc->room.data;
+		copy = code_alloc(&bc->room, size + b->bytes);
 	}
-	*l = (struct block_link){.block = b, .next = (*p)->blocks};
-	(*p)->blocks = l;
+	memcpy(copy, b, size);
+	copy->code = memcpy((char *)copy + size, bc->bytes, b->bytes);
+	found = code_insert(bc->code, &bc->room, copy, word);
+	if (found != copy)
+		bc->room.data = was;
+	return found;
 }
 
 static struct block *build(struct block_cache *bc, struct source *s, uint32_t key)
 {
 	struct cpu *cpu = bc->cpu;
-	struct block *b = bc->once;
+	struct block *b = bc->once, *kept;
+	uint32_t word[2] = {0};
 	/* Asked before the bytes are read: a store after the answer is noticed. */
-	bool keep = s->page && frame_stable(bc, s->gfn);
+	bool stable = s->page && frame_stable(bc, s->gfn, &word[0]);
 	unsigned max = key & BLOCK_SINGLE ? 1 : BLOCK_MAX_INSNS;
 	unsigned slots = decode_block(bc, s, max, b);
-	size_t size;
 
-	if (keep && s->gfn2 != NO_GFN) {
+	if (stable && s->gfn2 != NO_GFN) {
 		/* Only now is the second page known, so the bytes are read again. */
-		keep = s->page2 && frame_stable(bc, s->gfn2);
+		stable = s->page2 && frame_stable(bc, s->gfn2, &word[1]);
 		slots = decode_block(bc, s, max, b);
 	}
 	b->gpa = s->gfn << PAGE_SHIFT | (s->linear & ~PAGE_MASK);
@@ -316,36 +249,34 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->key = key;
 	b->heat = 0;
 	b->straddles = 0;
-	b->single_checks = b->any_half = false;
+	b->single_checks = b->any_half = b->dead = false;
 	b->code = NULL;
 	b->native = b->far_native = NULL;
 	b->unit = NULL;
+	b->links = NULL;
 	STAT_INC(cpu->stats, blocks_decoded);
-	if (!keep) {
-		STAT_INC(cpu->stats, blocks_uncached);
-		return b;
-	}
-	size = sizeof(*b) + slots * sizeof(struct insn);
-	arena_reserve(bc, size + b->bytes);
-	b = memcpy(arena_alloc(bc, size + b->bytes), b, size);
-	b->code = memcpy((char *)b + size, bc->bytes, b->bytes);
-	keep_on_page(bc, b, s->gfn);
-	if (s->gfn2 != NO_GFN)
-		keep_on_page(bc, b, s->gfn2);
-	b->hash_next = bc->hash[hash_block(b->gpa, key)];
-	bc->hash[hash_block(b->gpa, key)] = b;
+	kept = stable ? keep(bc, b, sizeof(*b) + slots * sizeof(struct insn), word) : NULL;
+	if (kept)
+		return kept;
+	STAT_INC(cpu->stats, blocks_uncached);
 	return b;
 }
 
-/* Whether the second page of a crossing block is mapped where it was. */
-static bool second_page_ok(struct cpu *cpu, const struct block *b, gva_t linear)
+/*
+ * The block in the cache, or NULL. An instruction that crosses into another page is looked for
+ * under the page that is mapped there now; only if there is one at this place, for it may be
+ * unmapped.
+ */
+static struct block *find_kept(struct block_cache *bc, const struct source *s, uint32_t key)
 {
+	gpa_t gpa = s->gfn << PAGE_SHIFT | (s->linear & ~PAGE_MASK);
+	struct block *b = code_find(bc->code, gpa, key, NO_GFN);
 	const struct itlb_entry *e;
 
-	if (b->gfn2 == NO_GFN)
-		return true;
-	e = mem_fetch(cpu, (linear & PAGE_MASK) + PAGE_SIZE);
-	return e && e->gfn == b->gfn2;
+	if (b || !code_crosses(bc->code, gpa, key))
+		return b;
+	e = mem_fetch(bc->cpu, (s->linear & PAGE_MASK) + PAGE_SIZE);
+	return e ? code_find(bc->code, gpa, key, e->gfn) : NULL;
 }
 
 /* Whether rip is in its other place; then the two change places. */
@@ -366,8 +297,7 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	struct source s = {.gfn2 = NO_GFN};
 	const struct itlb_entry *e;
 	struct block *b;
-	gpa_t gpa;
-	bool ram, near_limit = false;
+	bool near_limit = false;
 
 	if (find_second(bc, rip, key & BLOCK_SINGLE))
 		return block_jump_entry(bc, rip)->block;
@@ -382,13 +312,9 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	}
 	s.linear = code_linear(cpu, rip);
 	e = mem_fetch(cpu, s.linear);
-	ram = e != NULL;
 	s.gfn = e ? e->gfn : 0;
 	s.page = e ? (const uint8_t *)e->hva : NULL;
-	gpa = s.gfn << PAGE_SHIFT | (s.linear & ~PAGE_MASK);
-	for (b = ram ? bc->hash[hash_block(gpa, key)] : NULL; b; b = b->hash_next)
-		if (b->gpa == gpa && b->key == key && second_page_ok(cpu, b, s.linear))
-			break;
+	b = e ? find_kept(bc, &s, key) : NULL;
 	if (!b)
 		b = build(bc, &s, key);
 	if (near_limit && rip + b->bytes - 1 > cpu->seg[SEG_CS].limit)
@@ -400,7 +326,7 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 		j->rip = rip;
 		j->key = block_jump_key(bc, rip, key & BLOCK_SINGLE);
 		j->block = b;
-		j->native = b->native ? b->far_native : bc->no_native;
+		j->native = block_entry(bc, b);
 	}
 	return b;
 }

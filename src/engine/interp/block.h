@@ -1,50 +1,22 @@
 /*
- * The decoded-code cache of one VCPU: blocks of instructions found by guest-physical address and
- * mode. Everything here belongs to the VCPU's thread. What other VCPUs do to the code arrives as
- * SHOOTDOWN_DROP_CODE; until a frame is known to be protected on every VCPU, blocks decoded from it
- * run once and are not kept (docs/concurrency.md, "Code pages").
+ * How one VCPU finds and fills the code cache (code.h): from virtual addresses to blocks, and from
+ * the guest's bytes to new ones. Everything here belongs to the VCPU's thread. Until a frame is
+ * known to be protected on every VCPU, blocks decoded from it run once and are not kept
+ * (docs/concurrency.md, "Code pages").
  */
 #ifndef ENGINE_INTERP_BLOCK_H
 #define ENGINE_INTERP_BLOCK_H
 
+#include "src/base/atomic.h"
+#include "src/engine/interp/code.h"
 #include "src/engine/interp/decode.h"
 
 #define BLOCK_MAX_INSNS 48
 /* Two slots for each vector instruction, and one for op_end. */
 #define BLOCK_MAX_SLOTS (2 * BLOCK_MAX_INSNS + 1)
 
-struct block;
-
-/* Blocks that were compiled as one: each may be followed by the next. All lie in one page. */
-struct block_unit {
-	unsigned n;
-	const struct block *block[];
-};
-
-struct block {
-	gpa_t gpa;
-	gfn_t gfn2;   /* of the second page for an instruction that crosses, else ~0 */
-	uint32_t key; /* mode and options: block_key() */
-	uint16_t insns;
-	uint16_t bytes;
-	uint32_t heat;	     /* times interpreted, until it is compiled */
-	uint16_t straddles;  /* compiled: groups of accesses that crossed a page */
-	bool single_checks;  /* compiled: no such groups */
-	bool any_half;	     /* compiled: data may be in the half that the code is not in */
-	const uint8_t *code; /* the guest's bytes; NULL for a block that is not kept */
-	void *native;	     /* compiled code, or NULL */
-	void *far_native;    /* where it is entered with the flags in cpu->bt.flags */
-	const struct block_unit *unit; /* what native is of; only if compiled code is checked */
-	struct block *hash_next;
-	struct insn slot[];
-};
-
-/* Sized for a database server and its kernel; pages that are not used stay untouched. */
-#define BLOCK_HASH_BITS 17
-#define BLOCK_HASH	(1u << BLOCK_HASH_BITS)
-#define PAGE_HASH	(1u << 13)
-#define JUMP_CACHE	(1u << 15)
-#define PENDING_MAX	16
+#define JUMP_CACHE  (1u << 15)
+#define PENDING_MAX 16
 
 /*
  * rip -> block, while the virtual-to-physical mapping that led there stands. An entry that loses
@@ -59,18 +31,6 @@ struct jump_entry {
 
 _Static_assert(sizeof(struct jump_entry) == 32, "compiled code indexes the jump cache");
 
-/* Blocks of one frame, for dropping; a block that crosses into a second page is in two lists. */
-struct block_link {
-	struct block *block;
-	struct block_link *next;
-};
-
-struct code_page {
-	gfn_t gfn;
-	struct block_link *blocks;
-	struct code_page *next;
-};
-
 /* A frame whose protection waits for the acknowledgement of every VCPU. */
 struct pending {
 	gfn_t gfn;
@@ -80,19 +40,16 @@ struct pending {
 
 struct block_cache {
 	struct cpu *cpu;
+	struct code_cache *code;
+	struct code_room room;
 	struct decoder decoder;
 	struct jump_entry jump[JUMP_CACHE];
-	struct block *hash[BLOCK_HASH];
-	struct code_page *page[PAGE_HASH];
 	struct pending pending[PENDING_MAX];
 	unsigned next_pending;
-	uint64_t jump_gen; /* changes when blocks are dropped */
-	char *arena;	   /* blocks and code pages; emptied all at once */
-	size_t arena_size, arena_used;
+	uint64_t jump_gen;				 /* changes when blocks are forgotten */
 	struct block *once;				 /* a block that is not kept */
 	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
 	void *no_native; /* where compiled code goes that finds a block without any */
-	bool flushed;	 /* blocks were dropped since the engine last looked */
 	unsigned self;	 /* number of our own queue in gmem; ~0: none */
 };
 
@@ -100,11 +57,16 @@ struct block_cache {
 #define BLOCK_SINGLE (1u << 15) /* one instruction per block */
 
 /* self: number of the CPU's own shootdown queue in its gmem, or ~0u. */
-int block_cache_init(struct block_cache *bc, struct cpu *cpu, unsigned self, size_t arena_size);
+int block_cache_init(struct block_cache *bc, struct cpu *cpu, unsigned self,
+		     struct code_cache *code);
 void block_cache_fini(struct block_cache *bc);
-/* Drops every block. */
-void block_cache_flush(struct block_cache *bc);
-/* Drops the blocks of a frame. */
+/* New room; false: none now. */
+bool block_cache_take_room(struct block_cache *bc);
+/* No block that was found is used again. */
+void block_cache_forget(struct block_cache *bc);
+/* The same, and the room is given up. */
+void block_cache_forget_room(struct block_cache *bc);
+/* A frame was stored to: drops its blocks from the code cache, and forgets. */
 void block_cache_drop(struct block_cache *bc, gfn_t gfn);
 
 /*
@@ -129,8 +91,6 @@ static inline bool block_key_upper(uint32_t key)
 	return key >> 18 & 1;
 }
 
-/* A kept block, or NULL. */
-struct block *block_cache_peek(const struct block_cache *bc, gpa_t gpa, uint32_t key);
 /* The slow path of block_find(); raises the faults of fetching. */
 struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key);
 
@@ -153,6 +113,14 @@ static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip
 
 	return (cpu->tlb.code_gen + bc->jump_gen) << 20 | block_key(cpu, rip, options) |
 	       cpu->tlb.tag[rip >> 63];
+}
+
+/* Where compiled code goes on that comes to the block. */
+static inline void *block_entry(const struct block_cache *bc, struct block *b)
+{
+	/* Pairs with the release of native: far_native was set before. */
+	return atomic_load_acquire(&b->native) ? atomic_load_relaxed(&b->far_native)
+					       : bc->no_native;
 }
 
 /* The other place where rip may be. */

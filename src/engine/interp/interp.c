@@ -10,7 +10,7 @@
 #include "src/x86/debug.h"
 #include "src/x86/exc.h"
 
-#define DEFAULT_CACHE MIB(32)
+#define DEFAULT_CACHE MIB(64)
 /* Exceptions delivered in one run, at most. */
 #define MAX_DELIVERIES		1000
 #define DEFAULT_TRANSLATE_AFTER 32
@@ -21,46 +21,88 @@ struct interp {
 	bool stop_on_exception;
 	bool inject;
 	uint8_t inject_vector;
-	unsigned deliveries;   /* in this run */
-	struct block *running; /* whose instructions were counted in advance */
+	unsigned deliveries;	       /* in this run */
+	struct block *running;	       /* whose instructions were counted in advance */
+	struct interp_vm *vm, *own_vm; /* own_vm: if it is not shared */
 	struct block_cache blocks;
 	struct bt *bt;	     /* NULL: interpret only */
 	struct check *check; /* NULL: none */
 	uint32_t translate_after;
 };
 
+struct interp_vm {
+	struct code_cache *code;
+	struct bt_stubs *stubs; /* NULL: interpret only */
+};
+
 static const uint32_t no_requests;
+
+int interp_vm_create(struct interp_vm **out, struct gmem *gm, const struct interp_config *cfg)
+{
+	size_t bytes = cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE;
+	struct interp_vm *vm = calloc(1, sizeof(*vm));
+	int r;
+
+	if (!vm)
+		return -ENOMEM;
+	r = code_cache_create(&vm->code, gm, bytes, cfg->translate ? bytes : 0);
+	if (!r && cfg->translate)
+		r = bt_stubs_create(&vm->stubs, vm->code, cfg->check_every);
+	if (r) {
+		interp_vm_destroy(vm);
+		return r;
+	}
+	*out = vm;
+	return 0;
+}
+
+void interp_vm_destroy(struct interp_vm *vm)
+{
+	if (!vm)
+		return;
+	bt_stubs_destroy(vm->stubs);
+	code_cache_destroy(vm->code);
+	free(vm);
+}
+
+static int create_bt(struct interp *in, const struct interp_config *cfg)
+{
+	struct bt_config bt = {.stubs = in->vm->stubs,
+			       .counted = !cfg->until_kicked,
+			       .single = cfg->check_every,
+			       .log = cfg->bt_log,
+			       .perf_map = cfg->perf_map};
+	int r;
+
+	in->translate_after = cfg->translate_after ? cfg->translate_after : DEFAULT_TRANSLATE_AFTER;
+	bt.hot = in->translate_after / 2;
+	r = bt_create(&in->bt, &in->blocks, &bt);
+	if (!r && cfg->check_every)
+		r = check_create(&in->check, in->cpu, cfg->check_every);
+	return r;
+}
 
 int interp_create(struct interp **out, struct cpu *cpu, const struct interp_config *cfg)
 {
 	struct interp *in = calloc(1, sizeof(*in));
-	int r;
+	int r = 0;
 
 	if (!in)
 		return -ENOMEM;
 	in->cpu = cpu;
 	in->requests = cfg->requests ? cfg->requests : &no_requests;
 	in->stop_on_exception = cfg->stop_on_exception;
-	r = block_cache_init(&in->blocks, cpu, cfg->self,
-			     cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE);
-	if (!r && cfg->translate) {
-		in->translate_after =
-			cfg->translate_after ? cfg->translate_after : DEFAULT_TRANSLATE_AFTER;
-		r = bt_create(&in->bt, &in->blocks,
-			      &(struct bt_config){.hot = in->translate_after / 2,
-						  .counted = !cfg->until_kicked,
-						  .single = cfg->check_every,
-						  .log = cfg->bt_log,
-						  .perf_map = cfg->perf_map});
-		if (!r && cfg->check_every)
-			r = check_create(&in->check, cpu, cfg->check_every);
-		if (r) {
-			bt_destroy(in->bt);
-			block_cache_fini(&in->blocks);
-		}
+	in->vm = cfg->vm;
+	if (!in->vm) {
+		r = interp_vm_create(&in->own_vm, cpu->gmem, cfg);
+		in->vm = in->own_vm;
 	}
+	if (!r)
+		r = block_cache_init(&in->blocks, cpu, cfg->self, in->vm->code);
+	if (!r && cfg->translate)
+		r = create_bt(in, cfg);
 	if (r) {
-		free(in);
+		interp_destroy(in);
 		return r;
 	}
 	*out = in;
@@ -74,6 +116,7 @@ void interp_destroy(struct interp *in)
 	check_destroy(in->check);
 	bt_destroy(in->bt);
 	block_cache_fini(&in->blocks);
+	interp_vm_destroy(in->own_vm);
 	free(in);
 }
 
@@ -88,20 +131,38 @@ void interp_enter_thread(struct interp *in)
 		bt_enter_thread(in->cpu);
 }
 
-void interp_drop_code(struct interp *in, gfn_t gfn)
+/* After blocks were forgotten. */
+static void forget(struct interp *in)
 {
 	if (in->bt)
 		bt_unlink(in->bt);
-	block_cache_drop(&in->blocks, gfn);
 	if (in->check)
 		check_forget(in->check);
 }
 
+void interp_drop_code(struct interp *in, gfn_t gfn)
+{
+	block_cache_drop(&in->blocks, gfn);
+	forget(in);
+}
+
+void interp_forget_code(struct interp *in)
+{
+	block_cache_forget_room(&in->blocks);
+	forget(in);
+}
+
+void interp_drop_stale(struct interp *in)
+{
+	code_drop_stale(in->vm->code);
+	interp_forget_code(in);
+}
+
 void interp_drop_all(struct interp *in)
 {
-	block_cache_flush(&in->blocks);
-	if (in->check)
-		check_forget(in->check);
+	code_drop_all(in->vm->code);
+	block_cache_forget(&in->blocks);
+	forget(in);
 }
 
 void interp_inject(struct interp *in, uint8_t vector)
@@ -240,33 +301,34 @@ static bool needs_single(const struct cpu *c, uint64_t left, bool exact)
 	       debug_active(c) || (exact && left < BLOCK_MAX_INSNS);
 }
 
+/* Compiles a block that is often run. False: it is to be interpreted. */
+static bool compile(struct interp *in, struct block *b)
+{
+	uint32_t heat;
+
+	if (!b->code || b->gfn2 != NO_GFN || !(b->key & SEG_L))
+		return false;
+	/* Counts of other VCPUs may get lost. */
+	heat = atomic_load_relaxed(&b->heat) + 1;
+	atomic_store_relaxed(&b->heat, heat);
+	if (heat != in->translate_after)
+		return false;
+	if (!bt_translate(in->bt, b))
+		atomic_store_relaxed(&b->heat, 0); /* no room for now */
+	return atomic_load_acquire(&b->native);
+}
+
 /* Runs a block as host code, which may have to be made first. False: interpret it. */
 static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 {
-	struct block_cache *bc = &in->blocks;
-	struct cpu *c = in->cpu;
+	struct jump_entry *j = block_jump_entry(&in->blocks, in->cpu->rip);
 
-	if (bc->flushed) {
-		bt_flush(in->bt);
-		if (in->check)
-			check_forget(in->check);
-		bc->flushed = false;
-	}
-	if (!b->native) {
-		if (!b->code || b->gfn2 != ~0ull || !(b->key & SEG_L) ||
-		    ++b->heat != in->translate_after)
-			return false;
-		if (!bt_translate(in->bt, b)) {
-			/* The code buffer is full: start over with everything. */
-			block_cache_flush(bc);
-			return false;
-		}
-		if (!b->native)
-			return false;
-		if (block_jump_entry(bc, c->rip)->block == b)
-			block_jump_entry(bc, c->rip)->native = b->far_native;
-	}
-	if (c->bt.exit)
+	if (!atomic_load_acquire(&b->native) && !compile(in, b))
+		return false;
+	/* Perhaps it was compiled, by whomever, since the entry was made. */
+	if (j->block == b)
+		j->native = block_entry(&in->blocks, b);
+	if (in->cpu->bt.exit)
 		bt_link(in->bt, b);
 	bt_unkick(in->bt);
 	if (!atomic_load_seq(in->requests)) {

@@ -10,6 +10,8 @@
 #include "src/x86/cpu.h"
 
 struct interp;
+/* What the CPUs of a guest share: the code cache. */
+struct interp_vm;
 
 enum interp_exit {
 	INTERP_BUDGET,	  /* about max_insns instructions were run */
@@ -23,9 +25,10 @@ enum interp_exit {
 };
 
 struct interp_config {
+	struct interp_vm *vm;	  /* NULL: the CPU is alone and has its own */
 	unsigned self;		  /* number of this CPU's shootdown queue in its gmem, ~0u: none */
 	const uint32_t *requests; /* looked at between blocks; may be NULL */
-	size_t cache_bytes;	  /* of decoded code; 0: a default */
+	size_t cache_bytes;	  /* of decoded code, and as many of compiled; 0: a default */
 	bool stop_on_exception;
 	bool translate;		  /* compile blocks that run often (64-bit code) */
 	uint32_t translate_after; /* runs before that; 0: a default */
@@ -42,6 +45,14 @@ struct interp_config {
 	uint32_t check_every;
 	FILE *bt_log, *perf_map; /* see bt.h; or NULL */
 };
+
+/*
+ * cfg: cache_bytes, translate, check_every are those of all its CPUs. Each CPU's queue is among
+ * those of the gmem by the time it runs, and gets a drain whenever *requests was set. Destroyed
+ * after its CPUs.
+ */
+int interp_vm_create(struct interp_vm **vm, struct gmem *gm, const struct interp_config *cfg);
+void interp_vm_destroy(struct interp_vm *vm);
 
 /* With cfg->translate each thread that calls interp_run() first calls interp_enter_thread(). */
 int interp_create(struct interp **out, struct cpu *cpu, const struct interp_config *cfg);
@@ -65,6 +76,10 @@ bool interp_interruptible(const struct interp *in);
 
 /* Owner thread, from the shootdown queue. */
 void interp_drop_code(struct interp *in, gfn_t gfn);
+void interp_forget_code(struct interp *in);
+/* The same when the queue has overflowed. */
+void interp_drop_stale(struct interp *in);
+/* Owner thread, if memory was changed by means that gmem.h knows nothing of. */
 void interp_drop_all(struct interp *in);
 
 #endif
