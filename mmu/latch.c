@@ -40,7 +40,7 @@ void latches_clear(struct latches *l, uint16_t pcid)
 			memset(&l->latch[n * LATCH_PIECE], 0, LATCH_PIECE * sizeof(l->latch[0]));
 	memset(l->touched, 0, sizeof(l->touched));
 	memset(l->pcid, 0, sizeof(l->pcid));
-	memset(l->stored, 0, sizeof(l->stored));
+	l->stored = false;
 	l->filled[LOWER] = false;
 	l->next = l->oldest = 1;
 	take_upper(l);
@@ -94,13 +94,12 @@ void latches_page_changed(struct latches *l, uint16_t pcid, bool upper)
 		renew_all_lower(l, pcid);
 }
 
-void latches_protect(struct latches *l, uint16_t pcid, gfn_t gfn)
+void latches_protect(struct latches *l, uint16_t pcid)
 {
-	unsigned n = gfn % LATCH_FRAMES;
-
-	if (!(l->stored[n / 64] >> (n % 64) & 1) || !numbers_left(l, pcid))
+	/* New code comes page by page. */
+	if (!l->stored || !numbers_left(l, pcid))
 		return;
 	take_upper(l);
 	renew_all_lower(l, pcid);
-	memset(l->stored, 0, sizeof(l->stored));
+	l->stored = false;
 }

@@ -25,7 +25,6 @@
 #define LATCH_BITS    10
 #define LATCH_NUMBERS (1u << LATCH_BITS)
 #define LATCH_PCIDS   4096u
-#define LATCH_FRAMES  65536u
 
 struct latch {
 	uint64_t base;	 /* page address + tag */
@@ -37,13 +36,12 @@ struct latches {
 	uint64_t delta[2]; /* tag[] less the TLB's tag[], which latches are filled from */
 	/* Set by compiled code: a latch was filled under the half's tags. */
 	uint8_t filled[2];
+	uint8_t stored; /* also: one that allows stores, since all were renewed */
 	uint8_t touched[LATCHES / LATCH_PIECE]; /* also: a latch of the piece was filled */
 	uint16_t next;				/* number of the next tag; those before are taken */
 	uint16_t oldest;			/* lower half: numbers below it were flushed */
 	uint16_t pcid[LATCH_PCIDS];		/* number of the lower half's tag; 0: none */
 	uint64_t number[LATCH_NUMBERS];
-	/* Frames of which a latch may allow stores, by their low bits. */
-	uint64_t stored[LATCH_FRAMES / 64];
 	struct latch latch[LATCHES];
 };
 
@@ -59,7 +57,7 @@ void latches_renew_lower(struct latches *l, uint16_t pcid);
 void latches_use_lower(struct latches *l, uint16_t pcid);
 /* A page of one half changed, in whatever address space. */
 void latches_page_changed(struct latches *l, uint16_t pcid, bool upper);
-/* The right to store to a frame was taken away. */
-void latches_protect(struct latches *l, uint16_t pcid, gfn_t gfn);
+/* The right to store to some frame was taken away. */
+void latches_protect(struct latches *l, uint16_t pcid);
 
 #endif

@@ -3,42 +3,83 @@
 #define UPPER 1
 #define LOWER 0
 
-#define VPN_MASK ((1ull << TLB_VPN_BITS) - 1)
-
 /* --- the second level ------------------------------------------------------------------------- */
 
+static struct tlb2_entry *at(struct tlb *tlb, uint32_t index_plus_1)
+{
+	return &tlb->e2[index_plus_1 - 1];
+}
+
+static uint32_t *chain(struct tlb *tlb, gfn_t gfn)
+{
+	return &tlb->chain[gfn % TLB2_CHAINS];
+}
+
+void tlb2_chain_up(struct tlb *tlb, const struct tlb2_entry *e)
+{
+	struct tlb2_frame *f = tlb2_frame(tlb, e);
+	uint32_t *head = chain(tlb, f->gfn);
+
+	f->next = *head;
+	f->prev = 0;
+	if (*head)
+		tlb->frame[*head - 1].prev = f - tlb->frame + 1;
+	*head = f - tlb->frame + 1;
+}
+
 /*
- * Of the first level, any entry of the frame at this index loses the right, for to drop too much is
- * always allowed.
+ * Of the first level, any entry of this index with the same distance to its host page loses the
+ * right, for to drop too much is always allowed.
  */
 void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e)
 {
-	unsigned n = e->key % TLB_SIZE;
+	struct tlb2_frame *f = tlb2_frame(tlb, e);
+	unsigned n = tlb_index(e->tag);
 
-	if (e->prev)
-		tlb2_at(tlb, e->prev)->next = e->next;
+	if (f->prev)
+		tlb->frame[f->prev - 1].next = f->next;
 	else
-		*tlb2_chain(tlb, e->gfn) = e->next;
-	if (e->next)
-		tlb2_at(tlb, e->next)->prev = e->prev;
-	e->allow &= ~TLB_WRITES;
+		*chain(tlb, f->gfn) = f->next;
+	if (f->next)
+		tlb->frame[f->next - 1].prev = f->prev;
+	e->where &= ~(uint64_t)TLB_WRITES;
 	for (unsigned c = 0; c < TLB_ALIGN; c++)
-		if (tlb->e[c][n].gfn == e->gfn)
-			tlb->e[c][n].wtag = TLB_INVALID;
+		if (tlb->e[c][TLB_STORES][n].addend == tlb2_addend(e))
+			tlb->e[c][TLB_STORES][n].tag = TLB_INVALID;
+}
+
+/* Empty, or of an address space that is not current. */
+static bool out_of_use(const struct tlb *tlb, const struct tlb2_entry *e)
+{
+	return (e->tag & ~PAGE_MASK) != tlb->tag[e->tag >> 63];
+}
+
+struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva)
+{
+	unsigned n = tlb2_index(gva);
+
+	if (likely(out_of_use(tlb, &tlb->e2[n])))
+		return &tlb->e2[n];
+	for (unsigned way = 1; way < TLB2_WAYS; way++)
+		if (out_of_use(tlb, &tlb->e2[tlb2_other(n, way)]))
+			return &tlb->e2[tlb2_other(n, way)];
+	return &tlb->e2[tlb2_other(n, tlb->victim++ % TLB2_WAYS)];
 }
 
 /* Whatever the address space: INVLPG reaches global pages of all of them, INVPCID any. */
 static void flush2_page(struct tlb *tlb, gva_t gva)
 {
-	struct tlb2_entry *e = tlb2_set(tlb, gva);
+	unsigned n = tlb2_index(gva);
 
-	for (unsigned w = 0; w < TLB2_WAYS; w++) {
-		if ((e[w].key ^ gva >> PAGE_SHIFT) & VPN_MASK)
+	for (unsigned way = 0; way < TLB2_WAYS; way++) {
+		struct tlb2_entry *e = &tlb->e2[tlb2_other(n, way)];
+
+		if ((e->tag ^ gva) & PAGE_MASK)
 			continue;
-		if (e[w].allow & TLB_WRITES)
-			tlb2_revoke(tlb, &e[w]);
-		e[w].key = 0;
-		e[w].allow = 0;
+		if (e->where & TLB_WRITES)
+			tlb2_revoke(tlb, e);
+		e->tag = TLB_INVALID;
+		e->where = 0;
 	}
 }
 
@@ -67,78 +108,60 @@ static void code_changed(struct tlb *tlb)
 	memset(tlb->exec_pages, 0, sizeof(tlb->exec_pages));
 }
 
-/* The first level starts anew, for its numbers have run out; both halves are numbered again. */
-static void restart_asids(struct tlb *tlb)
+static void clear_block(struct tlb *tlb, unsigned block)
+{
+	struct tlb2_entry *e = &tlb->e2[block * TLB2_BLOCK];
+
+	for (unsigned n = 0; n < TLB2_BLOCK; n++) {
+		if (e[n].where & TLB_WRITES)
+			*chain(tlb, tlb2_frame(tlb, &e[n])->gfn) = 0;
+		e[n] = (struct tlb2_entry){0};
+	}
+}
+
+/* All starts anew, for the numbers have run out; both halves are numbered again. */
+static void restart(struct tlb *tlb)
 {
 	/* All but TLB_ALIGN, which is never filled. */
 	memset(tlb->e, 0, TLB_ALIGN * sizeof(tlb->e[0]));
 	memset(tlb->i, 0, sizeof(tlb->i));
+	for (unsigned n = 0; n < TLB2_SIZE / TLB2_BLOCK; n++)
+		if (tlb->used[n / 64] >> n % 64 & 1)
+			clear_block(tlb, n);
+	memset(tlb->used, 0, sizeof(tlb->used));
 	memset(tlb->pcid_asid, 0, sizeof(tlb->pcid_asid));
 	code_changed(tlb);
-	tlb->next_asid = 1;
+	tlb->next_asid = tlb->oldest_asid = 1;
 	tlb->tag[UPPER] = tlb->next_asid++;
 	tlb->pcid_asid[tlb->pcid] = tlb->next_asid++;
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
+	tlb->upper_nonglobal = false;
 	/* What latches hold stays true. */
 	settle_latches(tlb);
 }
 
-/* The second level as well. */
-static void restart_spaces(struct tlb *tlb)
-{
-	restart_asids(tlb);
-	memset(tlb->e2, 0, sizeof(tlb->e2));
-	memset(tlb->chain, 0, sizeof(tlb->chain));
-	memset(tlb->pcid_space, 0, sizeof(tlb->pcid_space));
-	tlb->next_space = tlb->oldest_space = 1;
-	tlb->space[UPPER] = (uint64_t)tlb->next_space++ << TLB_VPN_BITS;
-	tlb->pcid_space[tlb->pcid] = tlb->next_space++;
-	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
-	tlb->upper_nonglobal = false;
-	tlb_clear_latches(tlb);
-}
-
-/* Numbers that no entry carries. A new space is asked for first: it may restart both. */
-static uint32_t new_space(struct tlb *tlb)
-{
-	if (tlb->next_space > TLB_MAX_SPACE)
-		restart_spaces(tlb);
-	return tlb->next_space++;
-}
-
+/* A number that no entry carries. */
 static uint16_t new_asid(struct tlb *tlb)
 {
 	if (tlb->next_asid > TLB_MAX_ASID)
-		restart_asids(tlb);
+		restart(tlb);
 	return tlb->next_asid++;
 }
 
 static void renew_upper(struct tlb *tlb)
 {
-	tlb->space[UPPER] = (uint64_t)new_space(tlb) << TLB_VPN_BITS;
 	tlb->tag[UPPER] = new_asid(tlb);
 	tlb->upper_nonglobal = false;
 	latches_renew_upper(&tlb->latches, tlb->pcid);
 	settle_latches(tlb);
 }
 
-/* Makes the space of the current PCID current, with a number of the first level. */
-static void use_lower(struct tlb *tlb)
-{
-	if (!tlb->pcid_asid[tlb->pcid])
-		tlb->pcid_asid[tlb->pcid] = new_asid(tlb);
-	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
-	tlb->space[LOWER] = (uint64_t)tlb->pcid_space[tlb->pcid] << TLB_VPN_BITS;
-	latches_use_lower(&tlb->latches, tlb->pcid);
-	settle_latches(tlb);
-}
-
 static void renew_lower(struct tlb *tlb)
 {
-	tlb->pcid_space[tlb->pcid] = new_space(tlb);
-	tlb->pcid_asid[tlb->pcid] = 0;
+	tlb->pcid_asid[tlb->pcid] = new_asid(tlb);
+	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
 	latches_renew_lower(&tlb->latches, tlb->pcid);
-	use_lower(tlb);
+	settle_latches(tlb);
 }
 
 /* --- flushes ---------------------------------------------------------------------------------- */
@@ -152,7 +175,6 @@ static void forget_large(struct tlb *tlb)
 
 void tlb_init(struct tlb *tlb)
 {
-	tlb->next_space = 1;
 	tlb->next_asid = 1;
 	latches_init(&tlb->latches);
 	latches_clear(&tlb->latches, tlb->pcid);
@@ -161,8 +183,8 @@ void tlb_init(struct tlb *tlb)
 
 void tlb_flush_all(struct tlb *tlb)
 {
-	/* Forgets the spaces of all PCIDs. */
-	tlb->oldest_space = tlb->next_space;
+	/* Forgets the numbers of all PCIDs. */
+	tlb->oldest_asid = tlb->next_asid;
 	renew_upper(tlb);
 	renew_lower(tlb);
 	psc_flush(&tlb->psc);
@@ -183,8 +205,10 @@ void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 {
 	tlb->pcid = pcid;
 	psc_set_pcid(&tlb->psc, pcid);
-	if (keep && tlb->pcid_space[pcid] >= tlb->oldest_space) {
-		use_lower(tlb);
+	if (keep && tlb->pcid_asid[pcid] >= tlb->oldest_asid) {
+		tlb->tag[LOWER] = tlb->pcid_asid[pcid];
+		latches_use_lower(&tlb->latches, pcid);
+		settle_latches(tlb);
 	} else {
 		renew_lower(tlb);
 		psc_flush(&tlb->psc);
@@ -194,7 +218,7 @@ void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 
 void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid)
 {
-	tlb->pcid_space[pcid] = 0;
+	tlb->pcid_asid[pcid] = 0;
 	if (pcid == tlb->pcid)
 		renew_lower(tlb);
 	psc_flush(&tlb->psc);
@@ -218,11 +242,14 @@ static void flush_small_page(struct tlb *tlb, gva_t gva)
 
 	flush2_page(tlb, gva);
 	for (unsigned c = 0; c < TLB_ALIGN; c++) {
-		struct tlb_entry *e = tlb_entry(tlb, c, gva);
+		struct tlb_entry *l = &tlb->e[c][TLB_LOADS][tlb_index(gva)];
+		struct tlb_entry *s = &tlb->e[c][TLB_STORES][tlb_index(gva)];
 
 		/* Whatever the address space: dropping too much is always allowed. */
-		if (((e->rtag ^ gva) & PAGE_MASK) == 0 || ((e->wtag ^ gva) & PAGE_MASK) == 0)
-			e->rtag = e->wtag = TLB_INVALID;
+		if (((l->tag ^ gva) & PAGE_MASK) == 0)
+			l->tag = TLB_INVALID;
+		if (((s->tag ^ gva) & PAGE_MASK) == 0)
+			s->tag = TLB_INVALID;
 	}
 	if (((ie->tag ^ gva) & PAGE_MASK) == 0)
 		ie->tag = TLB_INVALID;
@@ -250,16 +277,17 @@ void tlb_flush_page(struct tlb *tlb, gva_t gva)
 
 void tlb_protect_gfn(struct tlb *tlb, gfn_t gfn)
 {
-	uint16_t next = *tlb2_chain(tlb, gfn);
+	uint32_t next = *chain(tlb, gfn);
 
 	while (next) {
-		struct tlb2_entry *e = tlb2_at(tlb, next);
+		struct tlb2_entry *e = at(tlb, next);
+		const struct tlb2_frame *f = tlb2_frame(tlb, e);
 
-		next = e->next;
-		if (e->gfn == gfn)
+		next = f->next;
+		if (f->gfn == gfn)
 			tlb2_revoke(tlb, e);
 	}
-	latches_protect(&tlb->latches, tlb->pcid, gfn);
+	latches_protect(&tlb->latches, tlb->pcid);
 	settle_latches(tlb);
 }
 
@@ -298,8 +326,8 @@ const struct itlb_entry *tlb_fetch_copy(struct tlb *tlb, gva_t gva, bool user,
 
 	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
 	e->tag = tlb_tag(tlb, gva);
-	e->gfn = from->gfn;
-	e->hva = (gva & PAGE_MASK) + from->addend;
+	e->gfn = tlb2_frame(tlb, from)->gfn;
+	e->hva = (gva & PAGE_MASK) + tlb2_addend(from);
 	e->user = user;
 	return e;
 }

@@ -2,16 +2,19 @@
  * The software TLB of one VCPU: guest virtual page -> host address. Written and read only by its
  * owner, the VCPU's thread; others reach it by shootdown messages. docs/mmu.md has the whole.
  *
- * First level: one direct-mapped array per access context, so that a hit needs no permission check.
- * An entry is tagged with its page address and, in the low 12 bits, a number standing for the
+ * Entries are tagged with their page's address and, in the low 12 bits, a number standing for the
  * address space: one for the lower half (renewed or switched by CR3 and PCID) and one for the upper
  * half, which survives CR3 switches as long as it holds only global pages. Flushing an address
  * space means giving it a new number.
  *
+ * First level: two direct-mapped arrays per access context, for loads and for stores, so that a hit
+ * needs no permission check and a copy's source and destination do not compete.
+ *
  * Second level: one set-associative array for all contexts, whose entries say what each of them may
- * do, under numbers of its own that last longer. Whatever may be stored to by the first level has
- * an entry here that allows it, and these are chained by frame, so that the right is found and
- * taken away without a search.
+ * do. Whatever may be stored to by the first level has an entry here that allows it, and these are
+ * chained by frame, so that the right is found and taken away without a search. Compiled code asks
+ * it without a call to C (bt/stubs_tlb.c), so what that reads is 16 bytes an entry, under the tag
+ * of the first level, and a page's number has the index in both levels as its low bits.
  *
  * Zeroed memory is an empty TLB once tlb_init() was called; pages never used are never touched.
  */
@@ -25,10 +28,12 @@
 #define TLB_BITS    12
 #define TLB_SIZE    (1u << TLB_BITS)
 #define ITLB_SIZE   256u
+#define TLB2_BITS   17
 #define TLB2_WAYS   4u
-#define TLB2_SETS   8192u
-#define TLB2_SIZE   (TLB2_WAYS * TLB2_SETS)
-#define TLB2_CHAINS 16384u
+#define TLB2_SIZE   (1u << TLB2_BITS)
+#define TLB2_SETS   (TLB2_SIZE / TLB2_WAYS)
+#define TLB2_BLOCK  256u
+#define TLB2_CHAINS 32768u
 
 enum tlb_ctx {
 	TLB_USER,     /* CPL 3 */
@@ -47,11 +52,11 @@ enum tlb_ctx {
 #define TLB_WRITES	0x070u
 #define TLB_FETCHES	0x300u
 
+enum tlb_kind { TLB_LOADS, TLB_STORES, TLB_KINDS };
+
 struct tlb_entry {
-	uint64_t rtag;	 /* matches loads, or TLB_INVALID */
-	uint64_t wtag;	 /* matches stores that need no bookkeeping, or TLB_INVALID */
+	uint64_t tag;	 /* or TLB_INVALID; of stores: only such as need no bookkeeping */
 	uint64_t addend; /* host address - guest virtual address */
-	gfn_t gfn;
 };
 
 /* Translation for fetches: kept apart, read once per jump-cache miss. */
@@ -63,39 +68,40 @@ struct itlb_entry {
 };
 
 struct tlb2_entry {
-	uint64_t key;	 /* page number below, number of the address space above; 0: empty */
-	uint64_t addend; /* as above */
-	uint32_t gfn;
-	uint16_t allow;
-	/* Chain of its frame, as index + 1: only while the entry allows stores. */
-	uint16_t next, prev;
+	uint64_t tag;	/* or TLB_INVALID */
+	uint64_t where; /* the addend, as above, | what is allowed */
 };
 
-#define TLB_INVALID   0ull /* no tag: numbers of address spaces begin at 1 */
-#define TLB_MAX_ASID  0xffe
-#define TLB_PCIDS     4096
-#define TLB_VPN_BITS  36 /* of a canonical address */
-#define TLB_MAX_SPACE ((1u << (64 - TLB_VPN_BITS)) - 1)
+/* What only C code asks of an entry of the same index. */
+struct tlb2_frame {
+	uint32_t gfn;
+	/* Chain of the frame, as index + 1: only while the entry allows stores. */
+	uint32_t next, prev;
+};
+
+#define TLB_INVALID  0ull /* no tag: numbers of address spaces begin at 1 */
+#define TLB_MAX_ASID 0xffe
+#define TLB_PCIDS    4096
 
 #define TLB_LARGE_BITS 14
 
 struct tlb {
-	struct tlb_entry e[TLB_NCTX][TLB_SIZE];
+	struct tlb_entry e[TLB_NCTX][TLB_KINDS][TLB_SIZE];
 	/* Address space numbers in use: [0] lower half, [1] upper half. Hot. */
 	uint64_t tag[2];
-	uint64_t space[2]; /* the same in the second level, in place */
 	struct psc psc;
 	struct itlb_entry i[ITLB_SIZE];
-	struct tlb2_entry e2[TLB2_SETS * TLB2_WAYS];
-	uint16_t chain[TLB2_CHAINS]; /* first entry of a frame that hashes here, + 1 */
-	unsigned victim;	     /* whose turn it is to go when a set is full */
+	struct tlb2_entry e2[TLB2_SIZE];
+	struct tlb2_frame frame[TLB2_SIZE];
+	uint32_t chain[TLB2_CHAINS]; /* first entry of a frame that hashes here, + 1 */
+	uint64_t used[TLB2_SIZE / TLB2_BLOCK /
+		      64]; /* blocks of the second level that are not empty */
+	unsigned victim;   /* whose turn it is to go when a set is full */
 	uint16_t next_asid;
 	uint16_t pcid;
-	bool upper_nonglobal; /* the upper half holds pages that a CR3 write must drop */
-	uint32_t next_space;
-	uint32_t oldest_space;		/* numbers below it were flushed */
-	uint32_t pcid_space[TLB_PCIDS]; /* lower half, by PCID */
-	uint16_t pcid_asid[TLB_PCIDS];	/* lower half, by PCID; 0: none */
+	bool upper_nonglobal;	       /* the upper half holds pages that a CR3 write must drop */
+	uint16_t oldest_asid;	       /* numbers below it were flushed */
+	uint16_t pcid_asid[TLB_PCIDS]; /* lower half, by PCID */
 	/*
 	 * A large page has an entry per small page, and INVLPG anywhere in it drops all. Bloom
 	 * filter of the 2 MiB regions, and by half the range of still larger pages, of which any
@@ -137,38 +143,52 @@ static inline uint64_t tlb_tag(const struct tlb *tlb, gva_t gva)
 	return (gva & PAGE_MASK) | tlb->tag[gva >> 63];
 }
 
-static inline struct tlb_entry *tlb_entry(struct tlb *tlb, enum tlb_ctx ctx, gva_t gva)
+static inline unsigned tlb_index(gva_t gva)
 {
-	return &tlb->e[ctx][(gva >> PAGE_SHIFT) % TLB_SIZE];
+	return (gva >> PAGE_SHIFT) % TLB_SIZE;
 }
 
-static inline uint64_t tlb2_key(const struct tlb *tlb, gva_t gva)
+/* The first of the places of a page; the others differ in the two upper bits. */
+static inline unsigned tlb2_index(gva_t gva)
 {
-	return gva << 16 >> (16 + PAGE_SHIFT) | tlb->space[gva >> 63];
+	return (gva >> PAGE_SHIFT) % TLB2_SIZE;
 }
 
-/* The set of a page, folded: stacks, heaps and libraries tend to begin at round addresses. */
-static inline struct tlb2_entry *tlb2_set(struct tlb *tlb, gva_t gva)
+static inline unsigned tlb2_other(unsigned index, unsigned way)
 {
-	uint64_t vpn = gva >> PAGE_SHIFT;
+	return index ^ way * TLB2_SETS;
+}
 
-	return &tlb->e2[(vpn ^ vpn >> 13) % TLB2_SETS * TLB2_WAYS];
+static inline unsigned tlb2_allow(const struct tlb2_entry *e)
+{
+	return e->where & ~PAGE_MASK;
+}
+
+static inline uint64_t tlb2_addend(const struct tlb2_entry *e)
+{
+	return e->where & PAGE_MASK;
+}
+
+static inline struct tlb2_frame *tlb2_frame(struct tlb *tlb, const struct tlb2_entry *e)
+{
+	return &tlb->frame[e - tlb->e2];
 }
 
 /* The entry of the page in its address space, or NULL. gva is canonical, here and below. */
 static inline struct tlb2_entry *tlb2_find(struct tlb *tlb, gva_t gva)
 {
-	struct tlb2_entry *set = tlb2_set(tlb, gva);
-	uint64_t key = tlb2_key(tlb, gva);
+	uint64_t tag = tlb_tag(tlb, gva);
+	unsigned n = tlb2_index(gva);
 
 	_Static_assert(TLB2_WAYS == 4, "unrolled");
-	if (set[0].key == key)
-		return &set[0];
-	if (set[1].key == key)
-		return &set[1];
-	if (set[2].key == key)
-		return &set[2];
-	return set[3].key == key ? &set[3] : NULL;
+	if (tlb->e2[n].tag == tag)
+		return &tlb->e2[n];
+	if (tlb->e2[tlb2_other(n, 1)].tag == tag)
+		return &tlb->e2[tlb2_other(n, 1)];
+	if (tlb->e2[tlb2_other(n, 2)].tag == tag)
+		return &tlb->e2[tlb2_other(n, 2)];
+	n = tlb2_other(n, 3);
+	return tlb->e2[n].tag == tag ? &tlb->e2[n] : NULL;
 }
 
 /* Takes the right to stores away from an entry that has it, and from the first level. */
@@ -176,67 +196,60 @@ void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e);
 /* What INVLPG has to know of a page larger than PAGE_SIZE. */
 void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size);
 
-static inline uint16_t *tlb2_chain(struct tlb *tlb, gfn_t gfn)
-{
-	return &tlb->chain[gfn % TLB2_CHAINS];
-}
+/* The entry that makes room for the page: of an address space that is not current, or in turn. */
+struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva);
+/* Puts an entry, which allows stores, in the chain of its frame. */
+void tlb2_chain_up(struct tlb *tlb, const struct tlb2_entry *e);
 
-static inline struct tlb2_entry *tlb2_at(struct tlb *tlb, uint16_t index_plus_1)
+/* The context's entry for loads from the page goes if it leads elsewhere. */
+static force_inline void tlb_agree(struct tlb *tlb, enum tlb_ctx ctx, gva_t gva, uint64_t addend)
 {
-	return &tlb->e2[index_plus_1 - 1];
+	struct tlb_entry *e = &tlb->e[ctx][TLB_LOADS][tlb_index(gva)];
+
+	if (unlikely(e->tag == tlb_tag(tlb, gva) && e->addend != addend))
+		e->tag = TLB_INVALID;
 }
 
 /* Makes the entry of the page, in place of e, which tlb2_find() gave, or of another page's. */
 static force_inline struct tlb2_entry *tlb2_replace(struct tlb *tlb, struct tlb2_entry *e,
 						    const struct tlb_fill *fill)
 {
+	uint64_t addend = (fill->hva & PAGE_MASK) - (fill->gva & PAGE_MASK);
+
 	if (unlikely(fill->page_size != PAGE_SIZE))
 		tlb_note_large(tlb, fill->gva, fill->page_size);
 	if (fill->gva >> 63 && !fill->global)
 		tlb->upper_nonglobal = true;
 	if (likely(!e))
-		e = &tlb2_set(tlb, fill->gva)[tlb->victim++ % TLB2_WAYS];
-	if (e->allow & TLB_WRITES)
+		e = tlb2_victim(tlb, fill->gva);
+	if (e->where & TLB_WRITES)
 		tlb2_revoke(tlb, e);
-	e->key = tlb2_key(tlb, fill->gva);
-	e->addend = fill->hva - fill->gva;
-	e->gfn = fill->gfn;
-	e->allow = fill->allow;
-	if (fill->allow & TLB_WRITES) {
-		uint16_t *head = tlb2_chain(tlb, e->gfn), self = e - tlb->e2 + 1;
-
-		e->next = *head;
-		e->prev = 0;
-		if (*head)
-			tlb2_at(tlb, *head)->prev = self;
-		*head = self;
-	}
+	/* Loads and stores of one page shall not go to different frames. */
+	tlb_agree(tlb, TLB_USER, fill->gva, addend);
+	tlb_agree(tlb, TLB_SUPER, fill->gva, addend);
+	tlb_agree(tlb, TLB_SUPER_AC, fill->gva, addend);
+	tlb->used[(e - tlb->e2) / TLB2_BLOCK / 64] |= 1ull << (e - tlb->e2) / TLB2_BLOCK % 64;
+	e->tag = tlb_tag(tlb, fill->gva);
+	e->where = addend | fill->allow;
+	tlb2_frame(tlb, e)->gfn = fill->gfn;
+	if (fill->allow & TLB_WRITES)
+		tlb2_chain_up(tlb, e);
 	return e;
 }
 
-/* Copies an entry to the first level, whose array of this context is given. */
-static force_inline void tlb_copy(const struct tlb *tlb, struct tlb_entry *array, enum tlb_ctx ctx,
-				  gva_t gva, const struct tlb2_entry *from)
+/* Copies an entry, which allows it, to the first level, for loads or for stores of a context. */
+static force_inline void tlb_copy(const struct tlb *tlb, struct tlb_entry (*ctx)[TLB_SIZE],
+				  enum tlb_kind kind, gva_t gva, const struct tlb2_entry *from)
 {
-	struct tlb_entry *e = &array[(gva >> PAGE_SHIFT) % TLB_SIZE];
-	unsigned allow = from->allow >> ctx;
-	uint64_t tag = tlb_tag(tlb, gva), addend = from->addend;
-	gfn_t gfn = from->gfn;
+	struct tlb_entry *e = &ctx[kind][tlb_index(gva)];
 
-	e->rtag = allow & TLB_READ(0) ? tag : TLB_INVALID;
-	e->wtag = allow & TLB_WRITE(0) ? tag : TLB_INVALID;
-	e->addend = addend;
-	e->gfn = gfn;
+	e->tag = tlb_tag(tlb, gva);
+	e->addend = tlb2_addend(from);
 }
 
 static inline struct tlb2_entry *tlb2_insert(struct tlb *tlb, const struct tlb_fill *fill)
 {
 	return tlb2_replace(tlb, tlb2_find(tlb, fill->gva), fill);
-}
-
-static inline void tlb_insert(struct tlb *tlb, enum tlb_ctx ctx, const struct tlb_fill *fill)
-{
-	tlb_copy(tlb, tlb->e[ctx], ctx, fill->gva, tlb2_insert(tlb, fill));
 }
 
 /* For fetches: the entry of the first level or NULL, and a copy from the second to the first. */

@@ -132,8 +132,8 @@ struct cpu {
 	uint64_t fl_zero;
 	uint64_t fl_sign;
 	uint64_t fl_carry;
-	struct tlb_entry *tlb_cur;  /* array of the current access context */
-	const struct insn *cur;	    /* set before anything that can fault */
+	struct tlb_entry (*tlb_cur)[TLB_SIZE]; /* the arrays of the current access context */
+	const struct insn *cur;		       /* set before anything that can fault */
 	const struct insn *uncount; /* the engine's: the block was left at this instruction */
 	struct seg seg[SEG_COUNT];
 	uint32_t rflags; /* all but the arithmetic flags */

@@ -48,23 +48,17 @@ static void translate(struct cpu *cpu, gva_t gva, unsigned access, struct walk_r
  */
 static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, gpa_t *gpa)
 {
-	struct tlb_entry *e = tlb_entry(&cpu->tlb, ctx, gva);
 	struct walk_result res;
 	uint64_t page;
 	struct tlb_fill fill;
-	const struct tlb2_entry *e2;
-	bool hit = (write ? e->wtag : e->rtag) == tlb_tag(&cpu->tlb, gva);
+	const struct tlb2_entry *e;
 
-	if (!hit) {
-		STAT_INC(cpu->stats, tlb_misses);
-		e2 = mem_find(cpu, gva, mem_need(ctx, write));
-		hit = e2 != NULL;
-		if (likely(hit))
-			tlb_copy(&cpu->tlb, cpu->tlb.e[ctx], ctx, gva, e2);
-	}
-	if (hit) {
-		*gpa = e->gfn << PAGE_SHIFT | (gva & ~PAGE_MASK);
-		return (void *)(gva + e->addend);
+	STAT_INC(cpu->stats, tlb_misses);
+	e = mem_find(cpu, gva, mem_need(ctx, write));
+	if (likely(e)) {
+		tlb_copy(&cpu->tlb, cpu->tlb.e[ctx], mem_kind(write), gva, e);
+		*gpa = (gpa_t)tlb2_frame(&cpu->tlb, e)->gfn << PAGE_SHIFT | (gva & ~PAGE_MASK);
+		return (void *)(gva + tlb2_addend(e));
 	}
 	translate(cpu, gva, mem_access(ctx, write), &res);
 	*gpa = res.gpa;
@@ -72,8 +66,11 @@ static void *resolve(struct cpu *cpu, enum tlb_ctx ctx, gva_t gva, bool write, g
 	if (!page)
 		return NULL;
 	mem_tlb_fill(cpu, gva, &res, page, gmem_code_word(cpu->gmem, res.gpa >> PAGE_SHIFT), &fill);
-	if (ctx != TLB_ALIGN && likely(gva_canonical(gva) && !cpu->overlay))
-		tlb_insert(&cpu->tlb, ctx, &fill);
+	if (ctx != TLB_ALIGN && likely(gva_canonical(gva) && !cpu->overlay)) {
+		e = tlb2_insert(&cpu->tlb, &fill);
+		if (fill.allow & mem_need(ctx, write))
+			tlb_copy(&cpu->tlb, cpu->tlb.e[ctx], mem_kind(write), gva, e);
+	}
 	if (write && (page & NPT_READONLY))
 		return NULL;
 	return (void *)fill.hva;

@@ -16,31 +16,34 @@ uint64_t mem_read_slow(struct cpu *cpu, gva_t gva, unsigned len);
 void mem_write_slow(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
 
 /*
- * Fills the current context's TLB entry for the page of gva. True: a load (with write, a store) of
- * that byte now hits the fast path. False: it faults, or needs the slow path for another reason.
- * Nothing is raised, posted or allocated; accessed and dirty bits may be set as the access itself
- * would. Uses general registers only, so that compiled code may call it with the guest's vector
- * registers in the host's.
+ * Fills the current context's TLB entry for loads from the page of gva, with write that for stores.
+ * True: such an access to that byte now hits the fast path. False: it faults, or needs the slow
+ * path for another reason. Nothing is raised, posted or allocated; accessed and dirty bits may be
+ * set as the access itself would. Uses general registers only, so that compiled code may call it
+ * with the guest's vector registers in the host's.
  */
 bool mem_fill(struct cpu *cpu, gva_t gva, bool write);
+/* The same for a store that may not come: sets no dirty bit, so is false where that is clear. */
+bool mem_fill_clean(struct cpu *cpu, gva_t gva);
 
-static force_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
+static force_inline void *mem_fast(struct cpu *c, enum tlb_kind kind, gva_t a, unsigned len)
 {
-	struct tlb_entry *e = &c->tlb_cur[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	struct tlb_entry *e = &c->tlb_cur[kind][tlb_index(a)];
 
 	/* The last byte's page is compared with the first byte's entry: a crossing misses. */
-	if (likely(e->rtag == (((a + len - 1) & PAGE_MASK) | c->tlb.tag[a >> 63])))
+	if (likely(e->tag == (((a + len - 1) & PAGE_MASK) | c->tlb.tag[a >> 63])))
 		return (void *)(a + e->addend);
 	return NULL;
 }
 
+static force_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
+{
+	return mem_fast(c, TLB_LOADS, a, len);
+}
+
 static force_inline void *mem_fast_write(struct cpu *c, gva_t a, unsigned len)
 {
-	struct tlb_entry *e = &c->tlb_cur[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)];
-
-	if (likely(e->wtag == (((a + len - 1) & PAGE_MASK) | c->tlb.tag[a >> 63])))
-		return (void *)(a + e->addend);
-	return NULL;
+	return mem_fast(c, TLB_STORES, a, len);
 }
 
 #define MEM_ACCESSORS(bits)                                                                    \

@@ -108,12 +108,14 @@ const struct tlb2_entry *mem_find(struct cpu *c, gva_t gva, unsigned need)
 	if (unlikely(!gva_canonical(gva)))
 		return NULL;
 	e = tlb2_find(&c->tlb, gva);
-	return likely(e && (e->allow & need)) ? e : find_by_psc(c, e, gva, need);
+	return likely(e && (e->where & need)) ? e : find_by_psc(c, e, gva, need);
 }
 
-static never_inline bool fill_by_walk(struct cpu *c, gva_t gva, bool write)
+/* dirty: the walk may set D. */
+static never_inline bool fill_by_walk(struct cpu *c, gva_t gva, bool write, bool dirty)
 {
 	enum tlb_ctx ctx = mem_ctx(c);
+	const struct tlb2_entry *e;
 	struct walk_result res;
 	struct walk_regs regs;
 	struct tlb_fill fill;
@@ -124,40 +126,51 @@ static never_inline bool fill_by_walk(struct cpu *c, gva_t gva, bool write)
 		return false;
 	STAT_INC(c->stats, walks);
 	mem_walk_regs(c, &regs);
-	if (walk_quiet(c->gmem, &regs, gva, mem_access(ctx, write), &res))
+	if (walk_quiet(c->gmem, &regs, gva, mem_access(ctx, dirty), &res))
 		return false;
 	page = npt_lookup_code(c->gmem->npt, res.gpa >> PAGE_SHIFT, &word);
 	if (unlikely(!page))
 		return false;
 	tlb_fill(c, gva, &res, page, word, &fill);
-	tlb_insert(&c->tlb, ctx, &fill);
-	return fill.allow & mem_need(ctx, write);
-}
-
-/* old: the entry of the second level, which does not allow the access, or NULL. */
-static never_inline bool fill_by_tables(struct cpu *c, gva_t gva, bool write,
-					struct tlb2_entry *old)
-{
-	enum tlb_ctx ctx = mem_ctx(c);
-	const struct tlb2_entry *e = find_by_psc(c, old, gva, mem_need(ctx, write));
-
-	if (unlikely(!e))
-		return fill_by_walk(c, gva, write);
-	tlb_copy(&c->tlb, c->tlb_cur, ctx, gva, e);
+	e = tlb2_insert(&c->tlb, &fill);
+	if (!(fill.allow & mem_need(ctx, write)))
+		return false;
+	tlb_copy(&c->tlb, c->tlb_cur, mem_kind(write), gva, e);
 	return true;
 }
 
-bool mem_fill(struct cpu *c, gva_t gva, bool write)
+/* old: the entry of the second level, which does not allow the access, or NULL. */
+static never_inline bool fill_by_tables(struct cpu *c, gva_t gva, bool write, bool dirty,
+					struct tlb2_entry *old)
 {
-	enum tlb_ctx ctx = mem_ctx(c);
+	const struct tlb2_entry *e = find_by_psc(c, old, gva, mem_need(mem_ctx(c), write));
+
+	if (unlikely(!e))
+		return fill_by_walk(c, gva, write, dirty);
+	tlb_copy(&c->tlb, c->tlb_cur, mem_kind(write), gva, e);
+	return true;
+}
+
+static force_inline bool fill(struct cpu *c, gva_t gva, bool write, bool dirty)
+{
 	struct tlb2_entry *e;
 
 	STAT_INC(c->stats, tlb_misses);
 	if (unlikely(!gva_canonical(gva)))
 		return false;
 	e = tlb2_find(&c->tlb, gva);
-	if (unlikely(!e || !(e->allow & mem_need(ctx, write))))
-		return fill_by_tables(c, gva, write, e);
-	tlb_copy(&c->tlb, c->tlb_cur, ctx, gva, e);
+	if (unlikely(!e || !(e->where & mem_need(mem_ctx(c), write))))
+		return fill_by_tables(c, gva, write, dirty, e);
+	tlb_copy(&c->tlb, c->tlb_cur, mem_kind(write), gva, e);
 	return true;
+}
+
+bool mem_fill(struct cpu *c, gva_t gva, bool write)
+{
+	return fill(c, gva, write, write);
+}
+
+bool mem_fill_clean(struct cpu *c, gva_t gva)
+{
+	return fill(c, gva, true, false);
 }

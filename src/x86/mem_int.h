@@ -10,6 +10,11 @@ static inline enum tlb_ctx mem_ctx(const struct cpu *cpu)
 	return ((uintptr_t)cpu->tlb_cur - (uintptr_t)cpu->tlb.e) / sizeof(cpu->tlb.e[0]);
 }
 
+static inline enum tlb_kind mem_kind(bool write)
+{
+	return write ? TLB_STORES : TLB_LOADS;
+}
+
 /* The one of TLB_* that a data access needs. */
 static inline unsigned mem_need(enum tlb_ctx ctx, bool write)
 {

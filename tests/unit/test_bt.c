@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "src/x86/mem.h"
 #include "tests/unit/guest_cpu.h"
 
 #define MAX_INSNS 100000
@@ -150,13 +151,44 @@ static void test_smap_stack(void **state)
 	assert_int_equal(c->exc.vector, EXC_PF);
 }
 
+CODE(movaps, "movaps (%rdi), %xmm0; hlt")
+
+/* A misaligned address is not taken for one of an address space whose number is so much larger. */
+static void test_alignment_and_number(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	const unsigned off = 8;
+
+	guest_cpu_load(g, CODE_GPA, movaps);
+	c->cr4 |= CR4_OSFXSR;
+	c->gpr[RDI] = DATA_GPA;
+	for (unsigned n = 0; n < 4; n++) {
+		c->rip = CODE_GPA;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+	}
+	assert_true(g->stats.blocks_compiled > 0);
+	for (unsigned n = 1; n <= off; n++)
+		tlb_switch(&c->tlb, n, false);
+	assert_true(mem_fill(c, DATA_GPA, false));
+	tlb_switch(&c->tlb, 0, true);
+	assert_int_equal(c->tlb.e[c->ctx][TLB_LOADS][tlb_index(DATA_GPA)].tag,
+			 tlb_tag(&c->tlb, DATA_GPA) + off);
+	c->rip = CODE_GPA;
+	c->gpr[RDI] += off;
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+	assert_int_equal(c->exc.vector, EXC_GP);
+	assert_int_equal(c->rip, CODE_GPA);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sysret_to_nowhere), TEST(test_jump_to_nowhere), TEST(test_two_rex),
-		TEST(test_foreign_vex),	      TEST(test_smap_stack),
+		TEST(test_sysret_to_nowhere), TEST(test_jump_to_nowhere),
+		TEST(test_two_rex),	      TEST(test_foreign_vex),
+		TEST(test_smap_stack),	      TEST(test_alignment_and_number),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

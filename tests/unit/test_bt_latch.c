@@ -264,16 +264,16 @@ static void test_code(void **state)
 		c->gpr[RAX] = 0;
 		assert_int_equal(run(g, STORE_GPA, DATA_GPA + 0x800), INTERP_HALT);
 	}
-	/* Taken by another page of the same set, one after the other. */
-	for (unsigned w = 0; w < TLB2_WAYS; w++) {
-		struct tlb_fill f = {.gva = DATA_GPA +
-					    (gva_t)(w + 1) * TLB2_SETS * PAGE_SIZE * TLB2_SETS,
+	/* Its places are taken by other pages, one after the other. */
+	for (unsigned n = 0; n < 2 * TLB2_WAYS; n++) {
+		struct tlb_fill f = {.gva = DATA_GPA + (n + 1ull) * TLB2_SIZE * PAGE_SIZE,
 				     .gfn = 1,
 				     .allow = TLB_READS | TLB_WRITES,
 				     .page_size = PAGE_SIZE};
 
-		tlb_insert(t, TLB_SUPER, &f);
+		tlb2_insert(t, &f);
 	}
+	assert_null(tlb2_find(t, DATA_GPA));
 	guest_cpu_load(g, DATA_GPA, answer);
 	for (unsigned n = 0; n < 20; n++) {
 		uint64_t code;

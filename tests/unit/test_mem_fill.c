@@ -377,10 +377,15 @@ static void check_protected(struct fixture *f, gfn_t gfn)
 	const struct tlb *tlb = &f->c->tlb;
 
 	for (unsigned c = 0; c < TLB_NCTX; c++)
-		for (unsigned n = 0; n < TLB_SIZE; n++)
-			assert_false(tlb->e[c][n].gfn == gfn && tlb->e[c][n].wtag != TLB_INVALID);
+		for (unsigned n = 0; n < TLB_SIZE; n++) {
+			const struct tlb_entry *e = &tlb->e[c][TLB_STORES][n];
+
+			assert_true(e->tag == TLB_INVALID ||
+				    (e->tag & PAGE_MASK) + e->addend !=
+					    (uintptr_t)host(f, gfn << PAGE_SHIFT));
+		}
 	for (unsigned n = 0; n < TLB2_SIZE; n++)
-		assert_false(tlb->e2[n].gfn == gfn && (tlb->e2[n].allow & TLB_WRITES));
+		assert_false(tlb->frame[n].gfn == gfn && (tlb->e2[n].where & TLB_WRITES));
 }
 
 static void protect_or_store(struct fixture *f)

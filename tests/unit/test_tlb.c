@@ -39,27 +39,43 @@ static struct tlb_fill fill_of(gva_t gva)
 	};
 }
 
+/* In both levels, as far as it is allowed. */
+static void fill(struct tlb *tlb, enum tlb_ctx ctx, const struct tlb_fill *f)
+{
+	const struct tlb2_entry *e = tlb2_insert(tlb, f);
+
+	if (f->allow & TLB_READ(ctx))
+		tlb_copy(tlb, tlb->e[ctx], TLB_LOADS, f->gva, e);
+	if (f->allow & TLB_WRITE(ctx))
+		tlb_copy(tlb, tlb->e[ctx], TLB_STORES, f->gva, e);
+}
+
 static void insert(struct tlb *tlb, gva_t gva, bool global)
 {
 	struct tlb_fill f = fill_of(gva);
 
 	f.global = global;
-	tlb_insert(tlb, TLB_SUPER, &f);
+	fill(tlb, TLB_SUPER, &f);
 }
 
-static bool hit(struct tlb *tlb, gva_t gva)
+static bool in_first(struct tlb *tlb, enum tlb_ctx ctx, enum tlb_kind kind, gva_t gva)
 {
-	struct tlb_entry *e = &tlb->e[TLB_SUPER][(gva >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+	struct tlb_entry *e = &tlb->e[ctx][kind][tlb_index(gva)];
 
-	if (e->rtag != tlb_tag(tlb, gva))
+	if (e->tag != tlb_tag(tlb, gva))
 		return false;
 	assert_int_equal(gva + e->addend, HOST + (gva & 0xffffff));
 	return true;
 }
 
+static bool hit(struct tlb *tlb, gva_t gva)
+{
+	return in_first(tlb, TLB_SUPER, TLB_LOADS, gva);
+}
+
 static bool write_hit(struct tlb *tlb, gva_t gva)
 {
-	return tlb->e[TLB_SUPER][(gva >> PAGE_SHIFT) & (TLB_SIZE - 1)].wtag == tlb_tag(tlb, gva);
+	return in_first(tlb, TLB_SUPER, TLB_STORES, gva);
 }
 
 static void test_insert_and_contexts(void **state)
@@ -69,15 +85,15 @@ static void test_insert_and_contexts(void **state)
 
 	assert_false(hit(tlb, LOW));
 	f.allow = TLB_READS;
-	tlb_insert(tlb, TLB_SUPER, &f);
+	fill(tlb, TLB_SUPER, &f);
 	assert_true(hit(tlb, LOW));
 	assert_false(write_hit(tlb, LOW));
 	f.allow |= TLB_WRITES;
-	tlb_insert(tlb, TLB_SUPER, &f);
+	fill(tlb, TLB_SUPER, &f);
 	assert_true(write_hit(tlb, LOW));
 	/* Other contexts, and the page with the same index, know nothing of it. */
-	assert_int_not_equal(tlb->e[TLB_USER][(LOW >> PAGE_SHIFT) & (TLB_SIZE - 1)].rtag,
-			     tlb_tag(tlb, LOW));
+	assert_false(in_first(tlb, TLB_USER, TLB_LOADS, LOW));
+	assert_false(in_first(tlb, TLB_USER, TLB_STORES, LOW));
 	assert_false(hit(tlb, LOW + TLB_SIZE * PAGE_SIZE));
 }
 
@@ -123,10 +139,10 @@ static void test_large_pages(void **state)
 
 	insert(tlb, HIGH, true);
 	f.page_size = MIB(2);
-	tlb_insert(tlb, TLB_SUPER, &f);
+	fill(tlb, TLB_SUPER, &f);
 	f = fill_of(LOW + 5 * PAGE_SIZE);
 	f.page_size = MIB(2);
-	tlb_insert(tlb, TLB_SUPER, &f);
+	fill(tlb, TLB_SUPER, &f);
 	insert(tlb, LOW + MIB(2), false);
 	/* INVLPG of any address in the large page drops all of it, and no more ... */
 	tlb_flush_page(tlb, (LOW & ~(MIB(2) - 1)) + MIB(2) - 1);
@@ -148,7 +164,7 @@ static void test_giga_pages(void **state)
 
 	f.global = true;
 	f.page_size = GIB(1);
-	tlb_insert(tlb, TLB_SUPER, &f);
+	fill(tlb, TLB_SUPER, &f);
 	insert(tlb, LOW, false);
 	/* A large page in the upper half does not widen the lower half's range. */
 	tlb_flush_page(tlb, LOW + PAGE_SIZE);
@@ -261,6 +277,12 @@ static void test_numbers_wrap(void **state)
 		tlb_switch(tlb, 1, false);
 	tlb_switch(tlb, 9, true);
 	assert_false(hit(tlb, LOW));
+	assert_null(tlb2_find(tlb, LOW));
+	/* Chains begin anew as well. */
+	tlb_protect_gfn(tlb, fill_of(LOW).gfn);
+	insert(tlb, LOW, false);
+	tlb_protect_gfn(tlb, fill_of(LOW).gfn);
+	assert_false(write_hit(tlb, LOW));
 }
 
 static void test_protect_gfn(void **state)
@@ -275,18 +297,29 @@ static void test_protect_gfn(void **state)
 	f.gva = HIGH;
 	f.gfn = (LOW & 0xffffff) >> PAGE_SHIFT;
 	f.global = true;
-	tlb_insert(tlb, TLB_USER, &f);
+	fill(tlb, TLB_USER, &f);
 	insert(tlb, LOW + PAGE_SIZE, false);
 	tlb_protect_gfn(tlb, f.gfn);
 	assert_true(write_hit(tlb, LOW + PAGE_SIZE));
-	assert_int_equal(tlb->e[TLB_USER][(HIGH >> PAGE_SHIFT) & (TLB_SIZE - 1)].wtag, TLB_INVALID);
+	assert_int_equal(tlb->e[TLB_USER][TLB_STORES][tlb_index(HIGH)].tag, TLB_INVALID);
 	tlb_switch(tlb, 5, true);
 	assert_true(hit(tlb, LOW));
 	assert_false(write_hit(tlb, LOW));
 }
 
-/* As many pages further on, a page has the same set in the second level. */
-#define SAME_SET ((1ull << 26) * PAGE_SIZE)
+/* Pages that have the same places in the second level, and the same index in the first. */
+static gva_t rival(unsigned n)
+{
+	return LOW ^ (uint64_t)n << (TLB2_BITS + PAGE_SHIFT);
+}
+
+static void insert_rival(struct tlb *tlb, unsigned n)
+{
+	struct tlb_fill f = fill_of(rival(n));
+
+	f.gfn = 0x1000 + n;
+	fill(tlb, TLB_SUPER, &f);
+}
 
 /* An entry of the second level that makes room takes the right to stores along. */
 static void test_eviction(void **state)
@@ -294,16 +327,49 @@ static void test_eviction(void **state)
 	struct tlb *tlb = *state;
 	struct tlb_fill f = fill_of(LOW);
 
-	tlb_insert(tlb, TLB_USER, &f);
+	fill(tlb, TLB_USER, &f);
 	for (unsigned n = 1; n <= TLB2_WAYS; n++) {
 		assert_non_null(tlb2_find(tlb, LOW));
-		f = fill_of(LOW + n * SAME_SET);
-		f.gfn = 0x1000 + n;
-		tlb_insert(tlb, TLB_SUPER, &f);
+		insert_rival(tlb, n);
 	}
 	assert_null(tlb2_find(tlb, LOW));
-	assert_int_equal(tlb_entry(tlb, TLB_USER, LOW)->rtag, tlb_tag(tlb, LOW));
-	assert_int_equal(tlb_entry(tlb, TLB_USER, LOW)->wtag, TLB_INVALID);
+	assert_true(in_first(tlb, TLB_USER, TLB_LOADS, LOW));
+	assert_int_equal(tlb->e[TLB_USER][TLB_STORES][tlb_index(LOW)].tag, TLB_INVALID);
+}
+
+/* First to go are entries of other address spaces, flushed or not. */
+static void test_victims(void **state)
+{
+	struct tlb *tlb = *state;
+
+	tlb_switch(tlb, 1, false);
+	for (unsigned n = 0; n < TLB2_WAYS; n++)
+		insert_rival(tlb, n);
+	tlb_switch(tlb, 2, false);
+	for (unsigned n = 0; n < TLB2_WAYS; n++) {
+		insert_rival(tlb, n);
+		for (unsigned k = 0; k <= n; k++)
+			assert_non_null(tlb2_find(tlb, rival(k)));
+	}
+	tlb_switch(tlb, 1, true);
+	for (unsigned n = 0; n < TLB2_WAYS; n++)
+		assert_null(tlb2_find(tlb, rival(n)));
+}
+
+/* Loads do not go on where a page was when stores to it go elsewhere. */
+static void test_page_moved(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(LOW);
+
+	f.allow = TLB_READS;
+	fill(tlb, TLB_SUPER, &f);
+	assert_true(hit(tlb, LOW));
+	f.hva += PAGE_SIZE;
+	f.gfn++;
+	f.allow |= TLB_WRITES;
+	tlb2_insert(tlb, &f);
+	assert_false(hit(tlb, LOW));
 }
 
 /* Frames that share a chain: what leaves it at any place leaves the others on it. */
@@ -317,7 +383,7 @@ static void test_chains(void **state)
 			struct tlb_fill f = fill_of(LOW + n * PAGE_SIZE);
 
 			f.gfn = 1 + n * TLB2_CHAINS;
-			tlb_insert(tlb, TLB_SUPER, &f);
+			fill(tlb, TLB_SUPER, &f);
 		}
 		tlb_flush_page(tlb, LOW + gone * PAGE_SIZE);
 		for (unsigned n = 0; n < frames; n++) {
@@ -382,6 +448,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_numbers_wrap, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_protect_gfn, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_eviction, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_victims, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_page_moved, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chains, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fetch, setup, teardown),
 	};

@@ -96,6 +96,13 @@ struct bt_stubs {
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
 	uint8_t *mode[2]; /* SYSCALL, SYSRET */
 	uint8_t *mode_left;
+	/*
+	 * stubs_tlb.c: called behind a compare that failed, with the tag it was for in SCRATCH0,
+	 * that of the group's last byte, and in SCRATCH1 the offset of the first level's entry in
+	 * its array, that of the first byte. CF is clear if the entry was filled, and the addend is
+	 * in SCRATCH1. Clobbers both and the flags.
+	 */
+	uint8_t *refill[TLB_ALIGN][TLB_KINDS];
 };
 
 struct bt_space;
@@ -137,6 +144,8 @@ void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *mi
 /* stubs_x87.c: x87_save and x87_load, called with RAX free and no vector registers in the host's.
  */
 void bt_emit_x87_stubs(struct bt_stubs *s);
+/* stubs_tlb.c */
+void bt_emit_refill_stubs(struct bt_stubs *s);
 
 /* slow.c: called by stubs, with the vector registers and the x87 state in struct cpu. */
 enum bt_step { BT_STEP_LEAVE, BT_STEP_ON };

@@ -4,10 +4,10 @@
  */
 #include "src/engine/bt/translate.h"
 
-_Static_assert(sizeof(struct tlb_entry) == 32, "the index is shifted by 5");
+_Static_assert(sizeof(struct tlb_entry) == 16, "the index is shifted by 4");
 
-#define INDEX_SHIFT (PAGE_SHIFT - 5)
-#define INDEX_MASK  ((TLB_SIZE - 1) << 5)
+#define INDEX_SHIFT (PAGE_SHIFT - 4)
+#define INDEX_MASK  ((TLB_SIZE - 1) << 4)
 
 /* --- the look-up ------------------------------------------------------------------------------ */
 
@@ -41,19 +41,21 @@ static unsigned beyond_aligned(const struct tr_group *g)
 	return g->align ? (g->lo - g->align_at) & (g->align - 1) : 0;
 }
 
-static size_t entry_off(const struct tr *t, size_t field)
+static enum tlb_kind kind_of(const struct tr_group *g)
 {
-	return CPU_OFF(tlb.e) + t->ctx * TLB_SIZE * sizeof(struct tlb_entry) + field;
+	return g->write ? TLB_STORES : TLB_LOADS;
 }
 
 /*
- * The entry of the first level, as offset from that of page 0, in SCRATCH1, and what its tag must
- * be in SCRATCH0; jumps out if it is not.
+ * SCRATCH1 = the addend by the entry of the first level, and SCRATCH0 = its tag; jumps out if it is
+ * another's.
  */
 static void emit_lookup(struct tr *t, const struct tr_group *g, struct tr_slow *s)
 {
+	size_t entry = CPU_OFF(tlb.e[t->ctx][kind_of(g)]);
 	struct emit *e = t->e;
 
+	s->retry = e->p;
 	tr_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
 	if (g->align) {
 		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, -(int)beyond_aligned(g));
@@ -61,21 +63,14 @@ static void emit_lookup(struct tr *t, const struct tr_group *g, struct tr_slow *
 		s->miss[s->nmiss++] = e_jcc(e, CC_NE);
 	}
 	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
-	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);	 /* shr r11, imm8 */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK); /* and r11d, imm32 */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000); /* and r10, ~0xfff */
+	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);		  /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);	  /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
 	emit_tag(t);
-	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1,
-		  entry_off(t, g->write ? offsetof(struct tlb_entry, wtag)
-					: offsetof(struct tlb_entry, rtag)));
-	s->miss[s->nmiss++] = e_jcc(e, CC_NE);
-}
-
-static void emit_lookup_check(struct tr *t, const struct tr_group *g, struct tr_slow *s)
-{
-	s->retry = t->e->p;
-	emit_lookup(t, g, s);
-	e_gs_base(t->e, 0x8b, SCRATCH1, SCRATCH1, entry_off(t, offsetof(struct tlb_entry, addend)));
+	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
+	s->other = e_jcc(e, CC_NE);
+	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
+	s->have = e->p;
 }
 
 /* --- latches ---------------------------------------------------------------------------------- */
@@ -109,13 +104,13 @@ static void emit_set(struct emit *e, size_t off)
 	e8(e, 1);
 }
 
-/* The latch's check failed: by the TLB's entry, and into the latch; every so often by bt_miss(). */
+/* The latch's check failed: the page is looked up, and goes into the latch; every so often
+ * bt_miss() takes a look. */
 static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 {
 	const struct tr_group *g = s->g;
 	struct emit *e = t->e;
 
-	s->retry = e->p;
 	emit_lookup(t, g, s);
 	e_code(e, 0x65, 0x83, 0x2c, 0x25); /* sub dword gs:[fills], 1 */
 	e32(e, CPU_OFF(bt.fills));
@@ -123,17 +118,11 @@ static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 	s->miss[s->nmiss++] = e_jcc(e, CC_S);
 	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.delta) + 8 * t->upper);
 	e_store(e, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, base));
-	e_gs_base(e, 0x8b, SCRATCH0, SCRATCH1, entry_off(t, offsetof(struct tlb_entry, addend)));
-	e_store(e, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
+	e_store(e, SCRATCH1, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
 	emit_set(e, CPU_OFF(tlb.latches.filled) + t->upper);
 	emit_set(e, CPU_OFF(tlb.latches.touched) + g->latch / LATCH_PIECE);
-	if (g->write) {
-		e_gs_base(e, 0x8b, SCRATCH0, SCRATCH1,
-			  entry_off(t, offsetof(struct tlb_entry, gfn)));
-		e_code(e, 0x45, 0x0f, 0xb7, 0xd2);	       /* movzx r10d, r10w */
-		e_code(e, 0x65, 0x4c, 0x0f, 0xab, 0x14, 0x25); /* bts gs:[stored], r10 */
-		e32(e, CPU_OFF(tlb.latches.stored));
-	}
+	if (g->write)
+		emit_set(e, CPU_OFF(tlb.latches.stored));
 	e_jmp_to(e, s->done);
 }
 
@@ -156,7 +145,7 @@ static void emit_check(struct tr *t, struct tr_insn *at, unsigned group)
 	*s = (struct tr_slow){.g = g, .at = at, .group = group, .mem = t->flags_mem};
 	g->latch = wants_latch(t, group) ? code_alloc_latch(&t->bt->bc->room) : NO_LATCH;
 	if (g->latch == NO_LATCH)
-		emit_lookup_check(t, g, s);
+		emit_lookup(t, g, s);
 	else
 		emit_latch_check(t, g, s);
 }
@@ -218,6 +207,11 @@ static void emit_check_slow(struct tr *t, struct tr_slow *s)
 	if (s->from) {
 		e_patch_here(e, s->from);
 		emit_latch_fill(t, s);
+	}
+	e_patch_here(e, s->other);
+	if (t->ctx != TLB_ALIGN) {
+		e_call_to(e, t->bt->stubs->refill[t->ctx][kind_of(s->g)]);
+		e_jcc_to(e, CC_AE, s->have);
 	}
 	for (unsigned n = 0; n < s->nmiss; n++)
 		e_patch_here(e, s->miss[n]);

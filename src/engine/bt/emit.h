@@ -239,6 +239,14 @@ static inline void e_jmp_to(struct emit *e, const uint8_t *to)
 		e_patch(at, to);
 }
 
+static inline void e_jcc_to(struct emit *e, unsigned cc, const uint8_t *to)
+{
+	uint8_t *at = e_jcc(e, cc);
+
+	if (!e->full)
+		e_patch(at, to);
+}
+
 static inline void e_call_to(struct emit *e, const uint8_t *to)
 {
 	uint8_t *at = e_call(e);

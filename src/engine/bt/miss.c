@@ -74,7 +74,6 @@ static void note_fills(struct bt *bt, const struct bt_check *k)
 
 const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 {
-	const struct tlb_entry *e = &c->tlb_cur[(lo >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 	struct bt *bt = bt_of_code(c);
 
 	if (c->bt.fills < 0)
@@ -93,7 +92,7 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 	}
 	if (k->align && ((lo + k->align_off) & (k->align - 1)))
 		return NULL;
-	if (!mem_fill(c, lo, k->fill_write))
-		return NULL;
-	return (k->write ? e->wtag : e->rtag) == tlb_tag(&c->tlb, lo) ? k->retry : NULL;
+	if (k->write && !k->fill_write ? mem_fill_clean(c, lo) : mem_fill(c, lo, k->write))
+		return k->retry;
+	return NULL;
 }

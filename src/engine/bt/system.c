@@ -145,7 +145,7 @@ static void set_ctx(struct emit *e, enum tlb_ctx ctx)
 {
 	e_load(e, SCRATCH0, CPU_OFF(bt.self));
 	e_lea(e, SCRATCH0, SCRATCH0, H_NONE, 0,
-	      CPU_OFF(tlb.e) + ctx * TLB_SIZE * sizeof(struct tlb_entry));
+	      CPU_OFF(tlb.e) + ctx * sizeof(((struct cpu *)0)->tlb.e[0]));
 	e_store(e, SCRATCH0, CPU_OFF(tlb_cur));
 	e_code(e, 0x65, 0xc6, 0x04, 0x25); /* mov byte gs:[ctx], imm8 */
 	e32(e, CPU_OFF(ctx));

@@ -125,9 +125,11 @@ struct tr_slow {
 	uint8_t *from;	/* displacement of the jump to here; of a check: of one of a latch */
 	uint8_t *retry; /* start of the check; of a latch's: of the look-up behind it */
 	/* Of a check: */
-	uint8_t *miss[3]; /* displacements of the jumps to where the TLB's entry does not do */
+	uint8_t *miss[2]; /* displacements of the jumps to bt_miss() */
 	uint8_t nmiss;
-	uint8_t *done; /* where the latch holds the page */
+	uint8_t *other; /* displacement of that for a page that is not in the first level */
+	uint8_t *have;	/* where the page is known, and its addend in SCRATCH1 */
+	uint8_t *done;	/* where the latch holds it */
 	const struct tr_group *g;
 	uint16_t group; /* g's number */
 	const struct tr_insn *at;

@@ -1,0 +1,82 @@
+/*
+ * Misses of the software TLB's first level that its second level answers, without a call to C: so
+ * few instructions that the processor has the memory accesses behind several of them in flight.
+ */
+#include "src/engine/bt/bt_int.h"
+
+_Static_assert(sizeof(struct tlb_entry) == 16 && sizeof(struct tlb2_entry) == 16,
+	       "indices are shifted by 4");
+
+#define TAG   (CPU_OFF(tlb.e2) + offsetof(struct tlb2_entry, tag))
+#define WHERE (CPU_OFF(tlb.e2) + offsetof(struct tlb2_entry, where))
+
+/* R11 = the addend; to the first level's entry, whose offset in its array the low bits of RAX are.
+ */
+static void emit_fill(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind)
+{
+	size_t entry = CPU_OFF(tlb.e[ctx][kind]);
+
+	_Static_assert(TLB_SIZE << 4 == 1 << 16, "16 bits of offset");
+	e_code(e, 0x0f, 0xb7, 0xc0); /* movzx eax, ax */
+	e_gs_base(e, 0x89, SCRATCH0, H_RAX, entry + offsetof(struct tlb_entry, tag));
+	e_code(e, 0x49, 0x81, 0xe3), e32(e, (uint32_t)PAGE_MASK); /* and r11, imm32: CF = 0 */
+	e_gs_base(e, 0x89, SCRATCH1, H_RAX, entry + offsetof(struct tlb_entry, addend));
+}
+
+/* RAX = the offset in the second level. Returns the jump that is taken if the group crosses pages.
+ */
+static uint8_t *emit_index(struct emit *e)
+{
+	uint8_t *fail;
+
+	e_code(e, 0x44, 0x89, 0xd0);				  /* mov eax, r10d */
+	e_code(e, 0xc1, 0xe8, PAGE_SHIFT - 4);			  /* shr eax, imm8 */
+	e_code(e, 0x41, 0x31, 0xc3);				  /* xor r11d, eax */
+	e_code(e, 0x41, 0xf7, 0xc3), e32(e, (TLB_SIZE - 1) << 4); /* test r11d, imm32 */
+	fail = e_jcc(e, CC_NE);
+	e8(e, 0x25), e32(e, (TLB2_SIZE - 1) << 4); /* and eax, imm32 */
+	return fail;
+}
+
+static void emit_return(struct emit *e)
+{
+	e_pop(e, H_RAX);
+	e8(e, 0xc3);
+}
+
+static uint8_t *emit_refill(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind)
+{
+	uint32_t need = (kind == TLB_STORES ? TLB_WRITE(0) : TLB_READ(0)) << ctx;
+	uint8_t *start = e->p, *found, *others, *fail[2];
+
+	e_push(e, H_RAX);
+	fail[0] = emit_index(e);
+	e_gs_base(e, 0x3b, SCRATCH0, H_RAX, TAG);
+	others = e_jcc(e, CC_NE);
+	found = e->p;
+	e_gs_base(e, 0x8b, SCRATCH1, H_RAX, WHERE);
+	e_code(e, 0x41, 0xf7, 0xc3), e32(e, need); /* test r11d, imm32 */
+	fail[1] = e_jcc(e, CC_E);
+	emit_fill(e, ctx, kind);
+	emit_return(e);
+	e_patch_here(e, others);
+	for (unsigned way = 1; way < TLB2_WAYS; way++) {
+		unsigned differs = tlb2_other(0, way) ^ tlb2_other(0, way - 1);
+
+		e8(e, 0x35), e32(e, differs << 4); /* xor eax, imm32 */
+		e_gs_base(e, 0x3b, SCRATCH0, H_RAX, TAG);
+		e_jcc_to(e, CC_E, found);
+	}
+	for (unsigned n = 0; n < ARRAY_SIZE(fail); n++)
+		e_patch_here(e, fail[n]);
+	e8(e, 0xf9); /* stc */
+	emit_return(e);
+	return start;
+}
+
+void bt_emit_refill_stubs(struct bt_stubs *s)
+{
+	for (enum tlb_ctx ctx = 0; ctx < TLB_ALIGN; ctx++)
+		for (enum tlb_kind kind = 0; kind < TLB_KINDS; kind++)
+			s->refill[ctx][kind] = emit_refill(&s->e, ctx, kind);
+}
