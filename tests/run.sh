@@ -140,6 +140,8 @@ step_boot()
 	count_lines boot tests/boot/run.sh release
 	nv_say "booting it on the translator"
 	NV_ENGINE=bt count_lines boot-bt tests/boot/run.sh release $translated
+	nv_say "the same with a code cache that is too small by far"
+	NV_ENGINE=bt:4,2 count_lines boot-small tests/boot/run.sh release boot_4
 	nv_say "booting it under the address sanitizer"
 	one build-asan nv_build asan numavisor
 	count_lines boot-asan tests/boot/run.sh asan boot_2 triple_fault terminal

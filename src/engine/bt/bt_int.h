@@ -89,6 +89,7 @@ struct bt_stubs {
 	struct emit e;
 	struct host_isa isa;
 	bool single;
+	uint64_t published; /* units so far; written under the code cache's lock */
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
@@ -155,6 +156,19 @@ const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
  */
 const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
 const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
+
+/*
+ * Called first by what compiled code calls: it may be another VCPU's code, reached by a jump that
+ * was patched. Pairs with publish(). A processor sees things in order anyway; the compiler and the
+ * thread sanitizer know nothing of jumps.
+ */
+static inline struct bt *bt_of_code(const struct cpu *c)
+{
+	struct bt *bt = c->bt.owner;
+
+	(void)atomic_load_acquire(&bt->stubs->published);
+	return bt;
+}
 
 /* Arithmetic flags to AH (as LAHF) and AL (OF), and back. */
 static inline uint16_t bt_flags_word(uint64_t f)

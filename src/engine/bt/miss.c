@@ -46,7 +46,7 @@ static void note_straddle(struct bt *bt, struct block *unit)
 const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 {
 	const struct tlb_entry *e = &c->tlb_cur[(lo >> PAGE_SHIFT) & (TLB_SIZE - 1)];
-	struct bt *bt = c->bt.owner;
+	struct bt *bt = bt_of_code(c);
 
 	if ((lo ^ (lo + k->span)) & PAGE_MASK) {
 		note_straddle(bt, k->unit);

@@ -29,6 +29,7 @@ const uint8_t *bt_vec_enter(struct cpu *c, const struct bt_check *k)
 {
 	unsigned level = vec_level(c);
 
+	bt_of_code(c);
 	if (level < k->vec_level || (k->x87 && !x87_usable(c)))
 		return NULL;
 	if (k->vec_level)
@@ -64,7 +65,7 @@ static void handed_over(struct bt *bt, struct cpu *c)
 
 enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 {
-	struct bt *bt = c->bt.owner;
+	struct bt *bt = bt_of_code(c);
 
 	c->gpr[REG_PC] = c->bt.page + site->block_off;
 	bt_flags_unpack(c, c->bt.flags);
@@ -86,8 +87,8 @@ enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 
 void bt_rest(struct cpu *c, const struct bt_check *k)
 {
+	struct bt *bt = bt_of_code(c);
 	const struct insn *slot = &k->block->slot[k->slot];
-	struct bt *bt = c->bt.owner;
 
 	c->gpr[REG_PC] = c->bt.page + k->block_off;
 	bt_flags_unpack(c, c->bt.flags);

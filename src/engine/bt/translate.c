@@ -264,6 +264,7 @@ static bool publish(struct tr *t, const void *was)
 	if (ok) {
 		b->unit = t->unit;
 		atomic_store_relaxed(&b->far_native, e_exec(&t->bt->e, t->entry_far));
+		atomic_store_release(&t->bt->stubs->published, t->bt->stubs->published + 1);
 		/* Pairs with the acquire of who reads native first. */
 		atomic_store_release(&b->native, e_exec(&t->bt->e, t->entry_near));
 		for (struct bt_exit *x = b->links; x; x = x->next)

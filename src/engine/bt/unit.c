@@ -47,6 +47,11 @@ static bool in_unit(const struct tr *t, const struct block *b)
 	return false;
 }
 
+static uint32_t heat(const struct block *b)
+{
+	return atomic_load_relaxed(&b->heat);
+}
+
 /* The block at an offset in the page, if it is decoded, ran often and fits. */
 static const struct block *candidate(const struct tr *t, int64_t off)
 {
@@ -55,8 +60,7 @@ static const struct block *candidate(const struct tr *t, int64_t off)
 	if (off < 0 || off >= (int64_t)PAGE_SIZE)
 		return NULL;
 	b = code_find(t->bt->bc->code, (t->b->gpa & PAGE_MASK) + off, t->b->key, NO_GFN);
-	if (!b || in_unit(t, b) || t->n + b->insns > UNIT_MAX_INSNS ||
-	    atomic_load_relaxed(&b->heat) < t->bt->hot)
+	if (!b || in_unit(t, b) || t->n + b->insns > UNIT_MAX_INSNS || heat(b) < t->bt->hot)
 		return NULL;
 	return b;
 }
@@ -83,7 +87,7 @@ static const struct block *follow(struct tr *t)
 		return target;
 	}
 	next = candidate(t, tr_next(last));
-	if (target && (!next || target->heat > next->heat)) {
+	if (target && (!next || heat(target) > heat(next))) {
 		last->follow = FOLLOW_TARGET;
 		return target;
 	}

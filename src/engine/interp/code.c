@@ -312,6 +312,9 @@ static bool forgotten(const struct code_cache *cc, const struct code_region *r)
 }
 
 /*
+ * Nobody has room in a region when it is retired: since it was open others were retired, and who
+ * hears of that gives up its room before the next one is opened.
+ *
  * The next region is the oldest, which was retired when the last one was opened: by now it is free,
  * as a rule. Its successor is retired in turn.
  */
@@ -374,11 +377,6 @@ void *code_alloc(struct code_room *room, size_t size)
 
 /* --- inserting ------------------------------------------------------------------------------ */
 
-static bool is_retired(const struct code_cache *cc, const struct code_room *room)
-{
-	return cc->region[room->region - 1].retired;
-}
-
 static uint32_t region_bit(const struct code_room *room)
 {
 	return 1u << (room->region - 1);
@@ -426,7 +424,7 @@ static struct block *insert(struct code_cache *cc, const struct code_room *room,
 	struct block **head = &cc->hash[hash_block(b->gpa, b->key)], *other;
 	struct code_page *page[2] = {NULL, NULL};
 
-	if (is_retired(cc, room) || !find_places(cc, b, word, page))
+	if (!find_places(cc, b, word, page))
 		return NULL;
 	other = code_find(cc, b->gpa, b->key, b->gfn2);
 	if (other)
@@ -455,7 +453,7 @@ struct block *code_insert(struct code_cache *cc, const struct code_room *room, s
 
 bool code_may_publish(struct code_cache *cc, const struct code_room *room, struct block *b)
 {
-	if (b->dead || is_retired(cc, room))
+	if (b->dead)
 		return false;
 	(*find_page(cc, b->gpa >> PAGE_SHIFT))->regions |= region_bit(room);
 	return true;
