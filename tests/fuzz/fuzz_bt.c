@@ -299,7 +299,10 @@ static void draw_state(struct machine *m, struct rng *r)
 
 		memcpy((uint8_t *)c->vec.ymm + n, &v, 8);
 	}
-	c->lstar = SYSTEM + HANDLERS;
+	/* A kernel that is entered by SYSCALL, and perhaps left by SYSRET, is code like any other.
+	 */
+	c->lstar = rng_chance(r, 70) ? SYSTEM + CODE + rng_below(r, PAGE_SIZE) : SYSTEM + HANDLERS;
+	c->sfmask = rng_chance(r, 50) ? rng_next(r) & 0x257fd5 : 0;
 	c->star = 0x0013000800000000ull;
 	c->rip = CODE;
 	tlb_flush_all(&c->tlb);

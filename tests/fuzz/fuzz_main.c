@@ -69,6 +69,30 @@ static size_t draw_insn(struct rng *r, const ZydisDecoder *d, uint8_t bytes[15])
 	}
 }
 
+/* Of the system instructions those that compiled code does in place. */
+static unsigned draw_system(struct rng *r, uint8_t *p)
+{
+	static const struct {
+		uint8_t n, bytes[3];
+	} insn[] = {
+		{2, {0x0f, 0x05}},	 /* syscall */
+		{3, {0x48, 0x0f, 0x07}}, /* sysretq */
+		{1, {0xfa}},		 /* cli */
+		{1, {0xfb}},		 /* sti */
+		{3, {0x0f, 0x01, 0xca}}, /* clac */
+		{3, {0x0f, 0x01, 0xcb}}, /* stac */
+		{2, {0x0f, 0x31}},	 /* rdtsc */
+		{3, {0x0f, 0x01, 0xf9}}, /* rdtscp */
+		{3, {0x0f, 0x01, 0xf8}}, /* swapgs */
+		{1, {0x9c}},		 /* pushfq */
+		{3, {0x0f, 0x20, 0xd0}}, /* mov rax, cr2 */
+	};
+	unsigned k = rng_below(r, ARRAY_SIZE(insn));
+
+	memcpy(p, insn[k].bytes, insn[k].n);
+	return insn[k].n;
+}
+
 static size_t draw(uint64_t seed, uint8_t *data)
 {
 	struct rng r = {rng_next(&(struct rng){seed})};
@@ -81,7 +105,9 @@ static size_t draw(uint64_t seed, uint8_t *data)
 	while (n < want) {
 		unsigned kind = rng_below(&r, 100);
 
-		if (kind < 75) {
+		if (kind < 6) {
+			n += draw_system(&r, data + n);
+		} else if (kind < 75) {
 			n += draw_insn(&r, &d, data + n);
 		} else if (kind < 97) {
 			n += draw_branch(&r, data + n);

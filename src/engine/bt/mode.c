@@ -8,9 +8,9 @@
 #include "src/x86/syscall.h"
 
 /* Where to go on at cpu->rip with these arithmetic flags. */
-static const void *target(struct cpu *c, uint64_t flags)
+static const void *target(struct bt *bt, uint64_t flags)
 {
-	struct bt *bt = bt_of_code(c);
+	struct cpu *c = bt->cpu;
 	struct jump_entry *j = block_jump_entry(bt->bc, c->rip);
 
 	bt_enter_place(bt);
@@ -40,6 +40,7 @@ static void keep_returns(struct cpu *c)
 
 const void *bt_syscall(struct cpu *c, const struct bt_site *site)
 {
+	struct bt *bt = bt_of_code(c);
 	const struct insn *i = &site->slot[0];
 	uint64_t flags = c->rflags | FLAG_ONE | bt_flags_arith(c->bt.flags);
 
@@ -48,14 +49,16 @@ const void *bt_syscall(struct cpu *c, const struct bt_site *site)
 	keep_returns(c);
 	flags = seg_syscall_long(c, c->bt.page + site->block_off + i->off + i->len, c->lstar,
 				 flags);
-	return target(c, flags);
+	return target(bt, flags);
 }
 
 const void *bt_sysret(struct cpu *c, const struct bt_site *site)
 {
+	struct bt *bt = bt_of_code(c);
+
 	if (!may_change(c) || (c->gpr[R11] & FLAG_TF))
 		return NULL;
 	seg_sysret_long(c, true);
 	keep_returns(c);
-	return target(c, c->gpr[R11]);
+	return target(bt, c->gpr[R11]);
 }

@@ -363,12 +363,12 @@ static void emit_probe(struct emit *e, uint8_t *miss[2])
 
 	e_op_mem(e, 0x3b, SCRATCH0, &rip);
 	miss[0] = e_jcc(e, CC_NE);
+	/* Should the key differ nobody needs the old page: an address in the cache is canonical. */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
+	e_store(e, SCRATCH0, CPU_OFF(bt.page));
 	e_load(e, SCRATCH0, CPU_OFF(bt.key));
 	e_op_mem(e, 0x3b, SCRATCH0, &key);
 	miss[1] = e_jcc(e, CC_NE);
-	e_op_mem(e, 0x8b, SCRATCH0, &rip);
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
-	e_store(e, SCRATCH0, CPU_OFF(bt.page));
 	e_code(e, 0x40 | e_rex_mem(&native), 0xff); /* jmp [native] */
 	e_modrm(e, 4, &native);
 }

@@ -145,10 +145,11 @@ static bool vague(const ZydisDecodedInstruction *zi)
 }
 
 /*
- * Flags that the instructions from the unit's start to the CPU's rip leave undefined. *read:
- * whether any of them reads a flag that is, or has another result that depends on the processor.
+ * Flags that the instructions that were run leave undefined. *read: whether any of them reads a
+ * flag that is, or has another result that depends on the processor. half_way: the CPU left at its
+ * rip; else that may be where it went to, within what was run.
  */
-static uint64_t left_undefined(const struct check *k, bool *read)
+static uint64_t left_undefined(const struct check *k, bool half_way, bool *read)
 {
 	uint64_t undefined = 0;
 
@@ -162,7 +163,7 @@ static uint64_t left_undefined(const struct check *k, bool *read)
 		for (unsigned off = 0; off < b->bytes; off += zi.length) {
 			struct flow w;
 
-			if (n == k->nrun - 1 && off && start + off == k->cpu->rip)
+			if (half_way && n == k->nrun - 1 && off && start + off == k->cpu->rip)
 				return undefined;
 			if (ZYAN_FAILED(ZydisDecoderDecodeFull(&k->decoder, b->code + off,
 							       b->bytes - off, &zi, op)))
@@ -179,7 +180,7 @@ bool check_read_undefined(const struct check *k)
 {
 	bool read;
 
-	left_undefined(k, &read);
+	left_undefined(k, false, &read);
 	return read;
 }
 
@@ -207,6 +208,6 @@ uint64_t check_flags_excused(struct check *k)
 				   .rip = rip,
 				   .nrun = k->nrun,
 				   .gen = k->code_gen,
-				   .flags = left_undefined(k, &read) | dead(k)};
+				   .flags = left_undefined(k, true, &read) | dead(k)};
 	return e->flags;
 }
