@@ -28,9 +28,9 @@
 #define CODE   64 /* bytes published for a block */
 
 #ifdef __SANITIZE_THREAD__
-#define STEPS 200000u
+#define STEPS 100000u
 #else
-#define STEPS 1000000u
+#define STEPS 400000u
 #endif
 
 /* A block as the test makes it. */
