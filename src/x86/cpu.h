@@ -195,8 +195,8 @@ struct cpu {
 		int32_t left;	/* instructions before the next safepoint */
 		/* The guest's TSC by the host's; mult is 0 where cpu_ops.rdtsc has to be asked. */
 		struct clock_scale tsc;
-		int32_t fills;	/* of latches, before the next is looked at */
-		void *owner;	/* struct bt */
+		int32_t fills; /* of latches, before the next is looked at */
+		void *owner;   /* struct bt */
 	} bt;
 
 	const struct cpu_ops *ops;

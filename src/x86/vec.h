@@ -2,8 +2,8 @@
  * x87, MMX, SSE and AVX data processing, executed by the host's own instruction on the guest's
  * register state through a generated stub: exact, and no case per instruction.
  *
- * Stubs are generated at decode time, keyed by the instruction with its memory operand replaced by a
- * buffer. All CPUs share them, so that a decoded instruction is good for each.
+ * Stubs are generated at decode time, keyed by the instruction with its memory operand replaced by
+ * a buffer. All CPUs share them, so that a decoded instruction is good for each.
  */
 #ifndef X86_VEC_H
 #define X86_VEC_H

@@ -63,7 +63,7 @@ struct vec_op {
 struct vec_cache {
 	struct host_isa isa;
 	pthread_mutex_t lock; /* of what follows */
-	uint8_t *rw, *rx; /* two mappings of the same memory */
+	uint8_t *rw, *rx;     /* two mappings of the same memory */
 	size_t used;
 	struct vec_op *hash[VEC_HASH_SIZE];
 };
