@@ -94,6 +94,7 @@ static void redo(struct bt *bt)
 
 static void finish(struct bt *bt)
 {
+	bt_of_code(bt->cpu);
 	if (bt->counted)
 		bt->cpu->stats->instructions += bt->slice - bt->cpu->bt.left;
 	bt->running = false;

@@ -169,9 +169,9 @@ const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
 const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
 
 /*
- * Called first by what compiled code calls: it may be another VCPU's code, reached by a jump that
- * was patched. Pairs with publish(). A processor sees things in order anyway; the compiler and the
- * thread sanitizer know nothing of jumps.
+ * Called first by what compiled code calls or leaves to: it may be another VCPU's code, reached by
+ * a jump that was patched. Pairs with publish(). A processor sees things in order anyway; the
+ * compiler and the thread sanitizer know nothing of jumps.
  */
 static inline struct bt *bt_of_code(const struct cpu *c)
 {
