@@ -141,6 +141,13 @@ static inline void e_modrm(struct emit *e, unsigned reg, const struct host_mem *
 		e32(e, m->disp);
 }
 
+/* The same of [index << scale + disp]. */
+static inline void e_modrm_no_base(struct emit *e, unsigned reg, const struct host_mem *m)
+{
+	e_code(e, (reg & 7) << 3 | 4, m->scale << 6 | (m->index & 7) << 3 | 5);
+	e32(e, m->disp);
+}
+
 /* The REX bits that a memory operand needs. */
 static inline unsigned e_rex_mem(const struct host_mem *m)
 {

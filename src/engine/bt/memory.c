@@ -65,10 +65,10 @@ void tr_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperan
 	if (base == H_NONE && index == H_NONE) {
 		e_mov_imm32(e, out, disp);
 	} else if (base == H_NONE) {
-		/* lea out, [index * scale + disp32] */
-		e_code(e, 0x48 | (out >> 3) << 2 | (index >> 3) << 1, 0x8d, 0x04 | (out & 7) << 3,
-		       tr_scale(m) << 6 | (index & 7) << 3 | 5);
-		e32(e, disp);
+		struct host_mem hm = {.index = index, .scale = tr_scale(m), .disp = disp};
+
+		e_code(e, 0x48 | (out >> 3) << 2 | e_rex_mem(&hm), 0x8d); /* lea */
+		e_modrm_no_base(e, out, &hm);
 	} else if (base != out || index != H_NONE || disp) {
 		e_lea(e, out, base, index, tr_scale(m), disp);
 	}

@@ -104,7 +104,7 @@ static void emit_lea(struct tr *t, struct tr_insn *in)
 	if (m->base == ZYDIS_REGISTER_RIP) {
 		e_load(t->e, SCRATCH0, CPU_OFF(bt.page));
 		disp += tr_next(in);
-	} else {
+	} else if (m->base != ZYDIS_REGISTER_NONE) {
 		base = host_reg_of(tr_gpr(m->base));
 		if (base == IN_MEMORY) {
 			base = SCRATCH0;
@@ -119,10 +119,15 @@ static void emit_lea(struct tr *t, struct tr_insn *in)
 		t->addend = NO_GROUP;
 	}
 	hm = (struct host_mem){.base = base, .index = index, .scale = tr_scale(m), .disp = disp};
+	if (m->base == ZYDIS_REGISTER_NONE)
+		hm.base = 0;
 	/* A 32-bit result is the low half, zero-extended: REX.W off. */
 	e_code(t->e, (in->zi.operand_width == 64 ? 0x48 : 0x40) | (out >> 3) << 2 | e_rex_mem(&hm),
 	       0x8d);
-	e_modrm(t->e, out, &hm);
+	if (m->base == ZYDIS_REGISTER_NONE)
+		e_modrm_no_base(t->e, out, &hm);
+	else
+		e_modrm(t->e, out, &hm);
 	if (host == IN_MEMORY)
 		e_store(t->e, out, GPR_OFF(guest));
 }
@@ -133,7 +138,8 @@ static bool plan_lea(struct tr_insn *in)
 	int64_t disp = m->disp.value + (m->base == ZYDIS_REGISTER_RIP ? tr_next(in) : 0);
 
 	if (in->zi.address_width != 64 || in->zi.operand_width < 32 ||
-	    m->base == ZYDIS_REGISTER_NONE || disp != (int32_t)disp)
+	    (m->base == ZYDIS_REGISTER_NONE && m->index == ZYDIS_REGISTER_NONE) ||
+	    disp != (int32_t)disp)
 		return false;
 	in->emit = emit_lea;
 	return true;
