@@ -181,6 +181,65 @@ static void test_alignment_and_number(void **state)
 	assert_int_equal(c->rip, CODE_GPA);
 }
 
+/*
+ * At the end of a page, so that the immediate operand and the UD2 behind it lie in the next;
+ * entered by a jump in the page.
+ */
+CODE(crossing, "xor %eax, %eax; jmp 1f; .fill 32, 1, 0x90; 1: mov $0x44332211, %eax; ud2")
+
+#define CROSS_GPA (CODE_GPA + PAGE_SIZE - 2 - 2 - 32 - 2)
+
+static uint64_t run_crossing(struct guest_cpu *g)
+{
+	struct cpu *c = g->cpu;
+
+	/* Often enough for all of it to be compiled and looked up. */
+	for (unsigned n = 0; n < 8; n++) {
+		c->exc_pending = false;
+		c->event = 0;
+		c->rip = CROSS_GPA;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+	}
+	return c->gpr[RAX];
+}
+
+/* An instruction in two pages is what lies there now, whichever of them changes, and how. */
+static void test_crossing(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	const gva_t next = CODE_GPA + PAGE_SIZE;
+	const uint64_t pte = g->pt[next >> PAGE_SHIFT];
+	uint64_t compiled;
+
+	guest_cpu_load(g, CROSS_GPA, crossing);
+	assert_int_equal(run_crossing(g), 0x44332211);
+	assert_int_equal(c->exc.vector, EXC_UD);
+	compiled = g->stats.blocks_compiled;
+	/* Another second page. */
+	memcpy(g->ram + DATA_GPA, "\x55\x66\x77\x0f\x0b", 5);
+	g->pt[next >> PAGE_SHIFT] = (pte & ~PAGE_MASK) | DATA_GPA;
+	tlb_flush_page(&c->tlb, next);
+	assert_int_equal(run_crossing(g), 0x77665511);
+	assert_true(g->stats.blocks_compiled > compiled);
+	/* A store to the second page, and to the first. */
+	assert_int_equal(gmem_write(&g->gm, DATA_GPA, "\x99", 1), 0);
+	assert_int_equal(run_crossing(g), 0x77669911);
+	assert_int_equal(gmem_write(&g->gm, next - 1, "\xaa", 1), 0);
+	assert_int_equal(run_crossing(g), 0x776699aa);
+	/* Back to the page of before. */
+	g->pt[next >> PAGE_SHIFT] = pte;
+	tlb_flush_page(&c->tlb, next);
+	assert_int_equal(run_crossing(g), 0x443322aa);
+	/* And none at all. */
+	g->pt[next >> PAGE_SHIFT] = 0;
+	tlb_flush_page(&c->tlb, next);
+	assert_int_equal(run_crossing(g), 0);
+	assert_int_equal(c->exc.vector, EXC_PF);
+	assert_int_equal(c->exc.cr2, next);
+	assert_int_equal(c->rip, next - 2);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -189,6 +248,7 @@ int main(void)
 		TEST(test_sysret_to_nowhere), TEST(test_jump_to_nowhere),
 		TEST(test_two_rex),	      TEST(test_foreign_vex),
 		TEST(test_smap_stack),	      TEST(test_alignment_and_number),
+		TEST(test_crossing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

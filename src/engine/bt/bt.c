@@ -165,7 +165,9 @@ void bt_link(struct bt *bt, struct block *next)
 		return;
 	code_lock(bt->bc->code);
 	/* Of a living block nothing has gone, and what two of a page have goes together. */
-	if (!x->unit->dead && !next->dead && !x->joined) {
+	if (next->gfn2 != NO_GFN) {
+		atomic_store_relaxed(&x->lookup, 1);
+	} else if (!x->unit->dead && !next->dead && !x->joined) {
 		x->joined = true;
 		x->next = next->links;
 		next->links = x;

@@ -73,6 +73,9 @@ struct bt_exit {
 	uint32_t key;
 	bool mem; /* flags are in cpu->bt.flags */
 	bool joined;
+	/* It is looked up each time: a block that lies in two pages is there only while both are.
+	 */
+	uint8_t lookup;
 	struct bt_exit *next; /* in the list of the block it was joined to */
 };
 

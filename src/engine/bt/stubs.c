@@ -192,14 +192,6 @@ static void emit_leave(struct bt_stubs *s, bool flags_mem)
 	emit_return(&s->e);
 }
 
-/* Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0. */
-static void emit_chain(struct bt_stubs *s, bool flags_mem)
-{
-	s->chain[flags_mem] = s->e.p;
-	e_store(&s->e, SCRATCH0, CPU_OFF(bt.exit));
-	e_jmp_to(&s->e, s->leave[flags_mem]);
-}
-
 /* Calls a C function with the CPU as first argument; RBX holds RSP meanwhile. */
 static void call_c(struct emit *e, void *fn)
 {
@@ -433,6 +425,30 @@ static void emit_lookup_miss(struct bt_stubs *s)
 }
 
 /*
+ * Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0: leaves, for the exit to be
+ * joined, or goes by the jump cache.
+ */
+static void emit_chain(struct bt_stubs *s, bool flags_mem)
+{
+	struct emit *e = &s->e;
+	uint8_t *lookup, *miss[2];
+
+	s->chain[flags_mem] = e->p;
+	if (!flags_mem)
+		bt_emit_flags_save(e, SCRATCH1);
+	e_code(e, 0x41, 0x80, 0x7a, offsetof(struct bt_exit, lookup), 0); /* cmp byte [r10+n], 0 */
+	lookup = e_jcc(e, CC_NE);
+	e_store(e, SCRATCH0, CPU_OFF(bt.exit));
+	e_jmp_to(e, s->leave[1]);
+	e_patch_here(e, lookup);
+	e_load(e, SCRATCH0, CPU_OFF(rip));
+	bt_emit_lookup(s, e, true, miss);
+	bt_emit_second_lookup(s, e, miss);
+	e_mov_imm32(e, SCRATCH1, 0);
+	e_jmp_to(e, s->lookup_miss);
+}
+
+/*
  * Jumped to with the target of a return that the shadow stack did not expect in SCRATCH0 and its
  * struct bt_site in SCRATCH1: what is on the shadow stack will not match from here on.
  */
@@ -463,13 +479,14 @@ void bt_emit_stubs(struct bt_stubs *s)
 	emit_handed_over(s);
 	for (unsigned mem = 0; mem < 2; mem++) {
 		emit_leave(s, mem);
-		emit_chain(s, mem);
 		emit_step(s, mem);
 		emit_rest(s, mem);
 		emit_miss(s, mem);
 		emit_vec_enter(s, mem);
 	}
 	emit_lookup_miss(s);
+	for (unsigned mem = 0; mem < 2; mem++)
+		emit_chain(s, mem);
 	emit_ret_miss(s);
 	emit_mode(s, false, bt_syscall);
 	emit_mode(s, true, bt_sysret);

@@ -84,13 +84,24 @@ static struct flow flow_of(const ZydisDecodedInstruction *zi, const ZydisDecoded
 	return w;
 }
 
-/* Decodes at an offset in the page; false if it does not lie there as a whole. */
+/*
+ * Decodes at an offset in the page; false if it does not lie there as a whole, unless it is the
+ * unit's own.
+ */
 static bool decode(const struct check *k, const uint8_t *page, int64_t off,
 		   ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
 {
-	return off >= 0 && off < (int64_t)PAGE_SIZE &&
-	       ZYAN_SUCCESS(
-		       ZydisDecoderDecodeFull(&k->decoder, page + off, PAGE_SIZE - off, zi, op));
+	const struct block *b = k->unit->block[0];
+	const uint8_t *bytes = page + off;
+	size_t len = PAGE_SIZE - off;
+
+	if (off < 0 || off >= (int64_t)PAGE_SIZE)
+		return false;
+	if (b->gfn2 != NO_GFN && off == (int64_t)(b->gpa & ~PAGE_MASK)) {
+		bytes = b->code;
+		len = b->bytes;
+	}
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&k->decoder, bytes, len, zi, op));
 }
 
 /* Which of these flags something may read from off on. */

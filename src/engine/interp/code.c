@@ -464,5 +464,7 @@ bool code_may_publish(struct code_cache *cc, const struct code_room *room, struc
 	if (b->dead)
 		return false;
 	(*find_page(cc, b->gpa >> PAGE_SHIFT))->regions |= region_bit(room);
+	if (b->gfn2 != NO_GFN)
+		(*find_page(cc, b->gfn2))->regions |= region_bit(room);
 	return true;
 }

@@ -306,7 +306,7 @@ static bool compile(struct interp *in, struct block *b)
 {
 	uint32_t heat;
 
-	if (!b->code || b->gfn2 != NO_GFN || !(b->key & SEG_L))
+	if (!b->code || !(b->key & SEG_L))
 		return false;
 	/* Counts of other VCPUs may get lost. */
 	heat = atomic_load_relaxed(&b->heat) + 1;
