@@ -165,7 +165,6 @@ struct cpu {
 	/* The binary translator's; compiled code reaches it through GS. */
 	struct {
 		struct cpu *self;
-		uint64_t rax;	   /* host RAX while it holds flags */
 		uint64_t host_rsp; /* base of the shadow stack of return addresses */
 		uint64_t user_rsp; /* its top when SYSCALL was executed, or 0: it is gone */
 		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */

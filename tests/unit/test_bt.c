@@ -12,17 +12,9 @@
 
 static int setup(void **state)
 {
-	struct interp_config cfg = {.self = 0,
-				    .cache_bytes = MIB(1),
-				    .stop_on_exception = true,
-				    .translate = true,
-				    .translate_after = 1};
 	struct guest_cpu *g = guest_cpu_create(true);
 
-	interp_destroy(g->in);
-	cfg.requests = &g->requests;
-	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
-	interp_enter_thread(g->in);
+	guest_cpu_translate(g, false);
 	*state = g;
 	return 0;
 }

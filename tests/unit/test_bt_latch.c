@@ -32,18 +32,10 @@ CODE(answer, "mov $1, %eax; hlt")
 
 static int setup(void **state)
 {
-	struct interp_config cfg = {.self = 0,
-				    .cache_bytes = MIB(1),
-				    .stop_on_exception = true,
-				    .translate = true,
-				    .translate_after = 1};
 	struct guest_cpu *g = guest_cpu_create(true);
 	uint64_t *top = (uint64_t *)(g->ram + TABLES_GPA);
 
-	interp_destroy(g->in);
-	cfg.requests = &g->requests;
-	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
-	interp_enter_thread(g->in);
+	guest_cpu_translate(g, false);
 	top[511] = top[0];
 	/* Supervisor pages, or with SMAP off the code would not have latches. */
 	for (unsigned n = 0; n < 512; n++)

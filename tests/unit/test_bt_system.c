@@ -116,17 +116,10 @@ static const struct cpu_ops ops = {.rdtsc = fixed_tsc};
 
 static struct guest_cpu *create(bool translate)
 {
-	struct interp_config cfg = {.self = 0,
-				    .cache_bytes = MIB(1),
-				    .stop_on_exception = true,
-				    .translate = translate,
-				    .translate_after = 1};
 	struct guest_cpu *g = guest_cpu_create(true);
 
-	interp_destroy(g->in);
-	cfg.requests = &g->requests;
-	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
-	interp_enter_thread(g->in);
+	if (translate)
+		guest_cpu_translate(g, false);
 	g->cpu->ops = &ops;
 	return g;
 }

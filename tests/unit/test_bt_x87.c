@@ -24,15 +24,8 @@ struct pair {
 
 static void prepare(struct guest_cpu *g, bool translate)
 {
-	struct interp_config cfg = {.self = 0,
-				    .requests = &g->requests,
-				    .cache_bytes = MIB(1),
-				    .stop_on_exception = true,
-				    .translate = translate,
-				    .translate_after = 1};
-
-	interp_destroy(g->in);
-	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
+	if (translate)
+		guest_cpu_translate(g, false);
 	g->pt[PAGE_GONE >> PAGE_SHIFT] = 0;
 }
 
@@ -44,7 +37,6 @@ static int setup(void **state)
 	prepare(p->interp, false);
 	p->bt = guest_cpu_create(true);
 	prepare(p->bt, true);
-	interp_enter_thread(p->bt->in);
 	*state = p;
 	return 0;
 }

@@ -50,7 +50,6 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->cpu = bc->cpu;
 	bt->hot = cfg->hot;
 	bt->counted = cfg->counted;
-	bt->single = cfg->single;
 	bt->log = cfg->log;
 	bt->perf_map = cfg->perf_map;
 	bt->e.to_exec = bt->cold.to_exec = code_to_exec(bc->code);
@@ -161,7 +160,7 @@ void bt_link(struct bt *bt, struct block *next)
 	struct bt_exit *x = bt->cpu->bt.exit;
 
 	bt->cpu->bt.exit = NULL;
-	if (bt->single || next->gpa != x->gpa || next->key != x->key)
+	if (bt->stubs->single || next->gpa != x->gpa || next->key != x->key)
 		return;
 	code_lock(bt->bc->code);
 	/* Of a living block nothing has gone, and what two of a page have goes together. */

@@ -16,7 +16,8 @@
 struct bt;
 struct bt_stubs;
 
-/* In the code cache, before any VCPU uses it. single: see struct bt_config. */
+/* In the code cache, before any VCPU uses it. single: compiled code returns after each unit
+ * (lockstep checking). */
 int bt_stubs_create(struct bt_stubs **stubs, struct code_cache *code, bool single);
 void bt_stubs_destroy(struct bt_stubs *stubs);
 
@@ -24,7 +25,6 @@ struct bt_config {
 	struct bt_stubs *stubs;
 	uint32_t hot; /* runs after which a block is worth following when a unit is formed */
 	bool counted; /* count instructions: bt_run() ends after about max_insns of them */
-	bool single;  /* return after each block (lockstep checking) */
 	/* May be NULL; several VCPUs may write to one. */
 	FILE *log;	/* gets guest and host code of each unit, side by side */
 	FILE *perf_map; /* gets a line for each unit: address, size, name */

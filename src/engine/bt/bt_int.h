@@ -92,7 +92,7 @@ static inline void bt_join(const struct emit *e, struct bt_exit *x, const struct
 struct bt_stubs {
 	struct emit e;
 	struct host_isa isa;
-	bool single;
+	bool single;	    /* compiled code returns after each unit */
 	uint64_t published; /* units so far; written under the code cache's lock */
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
@@ -125,7 +125,6 @@ struct bt {
 	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
 	FILE *log, *perf_map;  /* see struct bt_config */
 	uint32_t slice;	       /* instructions granted to this run */
-	bool single;	       /* compiled code returns after each unit of one block */
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */
 	bool running;	       /* compiled code is on the stack */
 	bool in_cpu;	       /* the block was left by a handler: flags are in struct cpu */

@@ -46,7 +46,7 @@ static const void *next_code(struct bt *bt, struct cpu *c)
 {
 	const struct jump_entry *j = block_jump_entry(bt->bc, c->rip);
 
-	if (c->event || bt->redo || bt->counted || bt->single || debug_active(c) ||
+	if (c->event || bt->redo || bt->counted || bt->stubs->single || debug_active(c) ||
 	    (c->rflags & FLAG_TF) || atomic_load_relaxed(&c->bt.stack_limit) == ~0ull ||
 	    j->rip != c->rip || j->key != block_jump_key(bt->bc, c->rip, 0) ||
 	    !atomic_load_acquire(&j->block->native))

@@ -107,7 +107,7 @@ static void emit_exits(struct tr *t)
 		struct bt_exit *x;
 
 		if (t->exit[n].target == t->in[0].off && t->exit[n].key == t->b->key &&
-		    !t->bt->single) {
+		    !t->bt->stubs->single) {
 			e_patch(t->exit[n].from, t->exit[n].mem ? t->entry_far : t->entry_near);
 			continue;
 		}
@@ -244,7 +244,7 @@ static bool emit_unit(struct tr *t)
 	emit_exits(t);
 	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
-	if (t->bt->single)
+	if (t->bt->stubs->single)
 		t->unit = list_blocks(t);
 	return !t->bt->e.full && !t->bt->cold.full && !t->failed;
 }

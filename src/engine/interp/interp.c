@@ -69,7 +69,6 @@ static int create_bt(struct interp *in, const struct interp_config *cfg)
 {
 	struct bt_config bt = {.stubs = in->vm->stubs,
 			       .counted = !cfg->until_kicked,
-			       .single = cfg->check_every,
 			       .log = cfg->bt_log,
 			       .perf_map = cfg->perf_map};
 	int r;
