@@ -19,7 +19,7 @@
 
 #include "src/base/types.h"
 
-#define LATCHES	      262144u
+#define LATCHES	      524288u
 #define NO_LATCH      ~0u
 #define LATCH_PIECE   256u /* latches cleared together */
 #define LATCH_BITS    10
@@ -27,8 +27,11 @@
 #define LATCH_PCIDS   4096u
 
 struct latch {
-	uint64_t base;	 /* page address + tag */
-	uint64_t addend; /* host address - guest virtual address */
+	uint64_t base; /* page address + tag */
+	union {
+		uint64_t addend; /* host address - guest virtual address */
+		uint64_t native; /* of a branch's latch: the host code of its target */
+	};
 };
 
 struct latches {

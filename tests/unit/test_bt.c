@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "src/engine/interp/block.h"
 #include "src/x86/mem.h"
 #include "tests/unit/guest_cpu.h"
 
@@ -232,15 +233,111 @@ static void test_crossing(void **state)
 	assert_int_equal(c->rip, next - 2);
 }
 
+/*
+ * A call to another page, and a jump to a third; two places more where the code may lie, and what
+ * it calls.
+ */
+CODE(branches, "xor %ebx, %ebx; mov $50, %ecx\n"
+	       "1: call branches_code + 0x10000; add %eax, %ebx; dec %ecx; jnz 1b\n"
+	       "jmp branches_code + 0x11000")
+CODE(callee, "mov $1, %eax; ret")
+
+#define ELSEWHERE  0x40000u
+#define OTHER_GPA  (DATA_GPA + 0x8000)
+#define CALLEE_GVA DATA_GPA
+
+static uint64_t run_branches(struct guest_cpu *g, gva_t at)
+{
+	for (unsigned n = 0; n < 4; n++) {
+		g->cpu->exc_pending = false;
+		g->cpu->event = 0;
+		g->cpu->rip = at;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(g->cpu->exc.vector, EXC_UD);
+		assert_int_equal(g->cpu->rip, at + 0x11000);
+	}
+	return g->cpu->gpr[RBX];
+}
+
+static void map_page(struct guest_cpu *g, gva_t gva, gpa_t gpa)
+{
+	g->pt[gva >> PAGE_SHIFT] = gpa | PTE_P | PTE_W | PTE_U;
+}
+
+static void load_branches(struct guest_cpu *g)
+{
+	guest_cpu_load(g, CODE_GPA, branches);
+	guest_cpu_load(g, CALLEE_GVA, callee);
+	guest_cpu_load(g, OTHER_GPA, callee);
+	g->ram[OTHER_GPA + 1] = 2;
+	memcpy(g->ram + CODE_GPA + 0x11000, "\x0f\x0b", 2);
+	assert_int_equal(run_branches(g, CODE_GPA), 50);
+}
+
+/* Branches between pages go where the target's page is mapped now, to what it holds now. */
+static void test_far_branches(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct tlb *tlb = &g->cpu->tlb;
+
+	load_branches(g);
+	map_page(g, CALLEE_GVA, OTHER_GPA);
+	tlb_flush_page(tlb, CALLEE_GVA);
+	assert_int_equal(run_branches(g, CODE_GPA), 100);
+	assert_int_equal(gmem_write(&g->gm, OTHER_GPA + 1, "\x05", 1), 0);
+	assert_int_equal(run_branches(g, CODE_GPA), 250);
+	/* The same code at another place has a neighbour of its own, whoever ran last. */
+	map_page(g, ELSEWHERE, CODE_GPA);
+	map_page(g, ELSEWHERE + 0x10000, DATA_GPA);
+	map_page(g, ELSEWHERE + 0x11000, CODE_GPA + 0x11000);
+	assert_int_equal(run_branches(g, ELSEWHERE), 50);
+	assert_int_equal(run_branches(g, CODE_GPA), 250);
+	assert_int_equal(run_branches(g, ELSEWHERE), 50);
+}
+
+static void test_far_branches_by_pcid(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct tlb *tlb = &g->cpu->tlb;
+
+	load_branches(g);
+	map_page(g, CALLEE_GVA, OTHER_GPA);
+	tlb_switch(tlb, 1, false);
+	assert_int_equal(run_branches(g, CODE_GPA), 100);
+	tlb_switch(tlb, 0, true);
+	assert_int_equal(run_branches(g, CODE_GPA), 50);
+	tlb_switch(tlb, 1, true);
+	assert_int_equal(run_branches(g, CODE_GPA), 100);
+}
+
+/* As often as it takes for tags to be the same again. */
+static void test_far_branches_round(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	load_branches(g);
+	map_page(g, CALLEE_GVA, OTHER_GPA);
+	g->cpu->tlb.code_gen += 1ull << BRANCH_GEN_BITS;
+	memset(g->cpu->tlb.i, 0, sizeof(g->cpu->tlb.i));
+	memset(g->cpu->tlb.e2, 0, sizeof(g->cpu->tlb.e2));
+	assert_int_equal(run_branches(g, CODE_GPA), 100);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sysret_to_nowhere), TEST(test_jump_to_nowhere),
-		TEST(test_two_rex),	      TEST(test_foreign_vex),
-		TEST(test_smap_stack),	      TEST(test_alignment_and_number),
+		TEST(test_sysret_to_nowhere),
+		TEST(test_jump_to_nowhere),
+		TEST(test_two_rex),
+		TEST(test_foreign_vex),
+		TEST(test_smap_stack),
+		TEST(test_alignment_and_number),
 		TEST(test_crossing),
+		TEST(test_far_branches),
+		TEST(test_far_branches_by_pcid),
+		TEST(test_far_branches_round),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

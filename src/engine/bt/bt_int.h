@@ -99,6 +99,7 @@ struct bt_stubs {
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
 	uint8_t *mode[2]; /* SYSCALL, SYSRET */
 	uint8_t *mode_left;
+	uint8_t *branch_fill; /* where a direct branch goes whose latch failed */
 	/*
 	 * stubs_tlb.c: called behind a compare that failed, with the tag it was for in SCRATCH0,
 	 * that of the group's last byte, and in SCRATCH1 the offset of the first level's entry in
@@ -106,6 +107,12 @@ struct bt_stubs {
 	 * in SCRATCH1. Clobbers both and the flags.
 	 */
 	uint8_t *refill[TLB_ALIGN][TLB_KINDS];
+	/*
+	 * The same file: called with the addresses of the group's last byte in SCRATCH0 and of the
+	 * first in SCRATCH1, of the lower or the upper half, and the offset of the check's latch
+	 * in cpu->bt.latch. CF is clear if that was filled. Clobbers both and the flags.
+	 */
+	uint8_t *latch_fill[TLB_ALIGN][TLB_KINDS][2];
 };
 
 struct bt_space;
@@ -116,9 +123,10 @@ struct bt {
 	struct bt_stubs *stubs;
 	struct emit e;	  /* what runs; in the room of bc */
 	struct emit cold; /* what seldom runs: kept apart, so that caches hold more of the rest */
-	uint64_t fills_start;	   /* when cpu->bt.fills was set, by the host's clock */
-	struct block *redo;	   /* unit to compile again, with other choices */
-	struct bt_space *tr_space; /* work space of one translation */
+	uint64_t fills_start;	       /* when cpu->bt.fills was set, by the host's clock */
+	struct block *redo;	       /* unit to compile again, with other choices */
+	const struct block *refreshed; /* the last unit whose former code was forgotten */
+	struct bt_space *tr_space;     /* work space of one translation */
 	ZydisDecoder decoder;
 	uint32_t hot;	       /* how often a block was interpreted that is worth following */
 	bool straddled;	       /* the last check that failed was of a group that crossed a page */
@@ -132,6 +140,8 @@ struct bt {
 
 /* stubs.c */
 void bt_emit_stubs(struct bt_stubs *s);
+/* stubs_jump.c */
+void bt_emit_jump_stubs(struct bt_stubs *s);
 /*
  * To the target in SCRATCH0 through the jump cache; the flags go to cpu->bt.flags unless they are
  * there. Emits jumps out for when it is not where it belongs.
@@ -204,7 +214,10 @@ static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
 	flags_set_arith(c, bt_flags_arith(ax));
 }
 
-/* Sets what compiled code needs to know to run from cpu->rip on, but for the flags. */
+/*
+ * Sets what compiled code needs to know to run from cpu->rip on, but for the flags. Branches must
+ * not be over (block.h).
+ */
 static inline void bt_enter_place(struct bt *bt)
 {
 	struct cpu *c = bt->cpu;
@@ -212,10 +225,13 @@ static inline void bt_enter_place(struct bt *bt)
 	c->bt.page = c->rip & PAGE_MASK;
 	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
 	c->bt.salt = block_jump_salt(c, c->rip);
+	c->bt.branch_tag = block_branch_tag(bt->bc, c->rip);
 }
 
 static inline void bt_enter_block(struct bt *bt)
 {
+	if (block_branches_over(bt->bc))
+		block_clear_branches(bt->bc);
 	bt_enter_place(bt);
 	bt->cpu->bt.flags = bt_flags_pack(bt->cpu);
 }
@@ -232,6 +248,15 @@ static inline void bt_emit_forget_user(struct emit *e)
 	e_code(e, 0x65, 0x48, 0xc7, 0x04, 0x25); /* mov qword gs:[user_rsp], imm32 */
 	e32(e, CPU_OFF(bt.user_rsp));
 	e32(e, 0);
+}
+
+/* Notes that the latch was filled whose offset among them is in reg, which goes with the flags. */
+static inline void bt_emit_touched(struct emit *e, unsigned reg)
+{
+	_Static_assert(LATCH_PIECE * sizeof(struct latch) == 1 << 12, "latches in a piece");
+	e_code(e, 0x48 | reg >> 3, 0xc1, 0xe8 | (reg & 7), 12);	  /* shr reg, 12 */
+	e_code(e, 0x65, 0x40 | reg >> 3, 0xc6, 0x80 | (reg & 7)); /* mov byte */
+	e32(e, CPU_OFF(tlb.latches.touched)), e8(e, 1);		  /* ... gs:[reg + touched], 1 */
 }
 
 /* Forgets all returns; flags stay. */

@@ -46,6 +46,21 @@ static enum tlb_kind kind_of(const struct tr_group *g)
 	return g->write ? TLB_STORES : TLB_LOADS;
 }
 
+/* SCRATCH1 = address of the first byte, SCRATCH0 = of the last; jumps out if misaligned. */
+static void emit_span(struct tr *t, struct tr_slow *s)
+{
+	const struct tr_group *g = s->g;
+	struct emit *e = t->e;
+
+	tr_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
+	if (g->align) {
+		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, -(int)beyond_aligned(g));
+		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
+		s->miss[s->nmiss++] = e_jcc(e, CC_NE);
+	}
+	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
+}
+
 /*
  * SCRATCH1 = the addend by the entry of the first level, and SCRATCH0 = its tag; jumps out if it is
  * another's.
@@ -56,13 +71,7 @@ static void emit_lookup(struct tr *t, const struct tr_group *g, struct tr_slow *
 	struct emit *e = t->e;
 
 	s->retry = e->p;
-	tr_address(t, &t->in[g->first], g->check->m, SCRATCH1, first_byte(g));
-	if (g->align) {
-		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, -(int)beyond_aligned(g));
-		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
-		s->miss[s->nmiss++] = e_jcc(e, CC_NE);
-	}
-	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
+	emit_span(t, s);
 	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);		  /* shr r11, imm8 */
 	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);	  /* and r11d, imm32 */
 	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
@@ -86,44 +95,27 @@ static void emit_latch_check(struct tr *t, const struct tr_group *g, struct tr_s
 
 	tr_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g) - beyond);
 	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.tag) + 8 * t->upper);
-	e_gs(e, true, 0x2b, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, base));
+	e_gs(e, true, 0x2b, SCRATCH0, TR_LATCH(g->latch, base));
 	if (shift)
 		e_code(e, 0x49, 0xc1, 0xca, shift); /* ror r10, imm8 */
 	e_code(e, 0x49, 0x81, 0xfa);		    /* cmp r10, imm32 */
 	e32(e, (PAGE_SIZE - (g->hi - g->lo + 1 + beyond)) >> shift);
 	s->from = e_jcc(e, CC_A);
 	s->done = e->p;
-	e_load(e, SCRATCH1, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
 }
 
-/* mov byte gs:[off], 1 */
-static void emit_set(struct emit *e, size_t off)
-{
-	e_code(e, 0x65, 0xc6, 0x04, 0x25);
-	e32(e, off);
-	e8(e, 1);
-}
-
-/* The latch's check failed: the page is looked up, and goes into the latch; every so often
- * bt_miss() takes a look. */
+/* The latch's check failed: a stub looks the page up, and puts it into the latch. */
 static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 {
 	const struct tr_group *g = s->g;
 	struct emit *e = t->e;
 
-	emit_lookup(t, g, s);
-	e_code(e, 0x65, 0x83, 0x2c, 0x25); /* sub dword gs:[fills], 1 */
-	e32(e, CPU_OFF(bt.fills));
-	e8(e, 1);
-	s->miss[s->nmiss++] = e_jcc(e, CC_S);
-	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.delta) + 8 * t->upper);
-	e_store(e, SCRATCH0, TR_LATCH_OFF(g) + offsetof(struct latch, base));
-	e_store(e, SCRATCH1, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
-	emit_set(e, CPU_OFF(tlb.latches.filled) + t->upper);
-	emit_set(e, CPU_OFF(tlb.latches.touched) + g->latch / LATCH_PIECE);
-	if (g->write)
-		emit_set(e, CPU_OFF(tlb.latches.stored));
-	e_jmp_to(e, s->done);
+	s->retry = e->p;
+	emit_span(t, s);
+	e_code(e, 0x65, 0xc7, 0x04, 0x25); /* mov dword gs:[latch], imm32 */
+	e32(e, CPU_OFF(bt.latch)), e32(e, g->latch * sizeof(struct latch));
+	e_call_to(e, t->bt->stubs->latch_fill[t->ctx][kind_of(g)][t->upper]);
+	e_jcc_to(e, CC_AE, s->done);
 }
 
 /* --- where they stand ------------------------------------------------------------------------- */
@@ -136,7 +128,7 @@ static bool wants_latch(const struct tr *t, unsigned group)
 	return group >= 64 || !(atomic_load_relaxed(&t->b->lookups) >> group & 1);
 }
 
-/* SCRATCH1 = the addend of the group's page, or out of line. */
+/* Without a latch SCRATCH1 = the addend of the group's page. */
 static void emit_check(struct tr *t, struct tr_insn *at, unsigned group)
 {
 	struct tr_group *g = &t->group[group];
@@ -172,7 +164,8 @@ void tr_checks(struct tr *t, struct tr_insn *in)
 		struct tr_group *g = &t->group[t->next_group];
 
 		emit_check(t, in, t->next_group);
-		t->addend = t->next_group;
+		/* A latch's is loaded by who uses it. */
+		t->addend = g->latch == NO_LATCH ? t->next_group : NO_GROUP;
 		/* It is used at once and never again, or kept. */
 		g->kept = g->latch == NO_LATCH &&
 			  (g->last != n || tr_needs_both(g->check->m) || in->naccs > 1 || left > 1);
@@ -207,11 +200,12 @@ static void emit_check_slow(struct tr *t, struct tr_slow *s)
 	if (s->from) {
 		e_patch_here(e, s->from);
 		emit_latch_fill(t, s);
-	}
-	e_patch_here(e, s->other);
-	if (t->ctx != TLB_ALIGN) {
-		e_call_to(e, t->bt->stubs->refill[t->ctx][kind_of(s->g)]);
-		e_jcc_to(e, CC_AE, s->have);
+	} else {
+		e_patch_here(e, s->other);
+		if (t->ctx != TLB_ALIGN) {
+			e_call_to(e, t->bt->stubs->refill[t->ctx][kind_of(s->g)]);
+			e_jcc_to(e, CC_AE, s->have);
+		}
 	}
 	for (unsigned n = 0; n < s->nmiss; n++)
 		e_patch_here(e, s->miss[n]);

@@ -47,25 +47,61 @@ static void emit_lookup_misses(struct tr *t)
 	}
 }
 
-static void add_far(struct tr *t, uint8_t *from, int64_t target, struct bt_site *branch)
+static struct tr_far *add_far(struct tr *t, int64_t target)
 {
+	struct tr_far *f;
+
 	if (target != (int32_t)target || t->nfar == ARRAY_SIZE(t->far)) {
 		t->failed = true;
-		return;
+		return &t->far[0];
 	}
-	t->far[t->nfar++] = (struct tr_far){
-		.from = from, .target = target, .branch = branch, .mem = t->flags_mem};
+	f = &t->far[t->nfar++];
+	*f = (struct tr_far){.target = target, .latch = NO_LATCH, .mem = t->flags_mem};
+	return f;
 }
 
-/* Where a jump inside the page may be joined to its target, and elsewhere the target is looked up.
- */
+static bool in_page(int64_t off)
+{
+	return off >= 0 && off < (int64_t)PAGE_SIZE;
+}
+
+static uint32_t branch_latch(struct tr *t)
+{
+	return t->bt->stubs->single ? NO_LATCH : code_alloc_latch(&t->bt->bc->room);
+}
+
+/* Where a jump inside the page may be joined to its target, and elsewhere has a latch. */
 static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 {
-	if (target < 0 || target >= (int64_t)PAGE_SIZE)
-		add_far(t, from, target, NULL);
-	else
+	if (in_page(target)) {
 		t->exit[t->nexits++] = (struct tr_exit){
 			.from = from, .target = target, .key = t->exit_key, .mem = t->flags_mem};
+	} else {
+		struct tr_far *f = add_far(t, target);
+
+		f->from = from;
+		f->latch = branch_latch(t);
+	}
+}
+
+/*
+ * To another page by a latch; op: 4 jumps, 2 calls. Flags are in cpu->bt.flags. Returns the jump
+ * that is taken if the latch is of another page, or void.
+ */
+static uint8_t *emit_far(struct tr *t, uint32_t latch, int64_t target, unsigned op)
+{
+	struct emit *e = t->e;
+	uint8_t *miss;
+
+	e_load(e, SCRATCH0, CPU_OFF(bt.page));
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(bt.branch_tag));
+	e_gs(e, true, 0x3b, SCRATCH0, TR_LATCH(latch, base));
+	miss = e_jcc(e, CC_NE);
+	e_code(e, 0x65, 0x48, 0x81, 0x04, 0x25); /* add qword gs:[page], imm32 */
+	e32(e, CPU_OFF(bt.page)), e32(e, target & PAGE_MASK);
+	e_code(e, 0x65, 0xff, 0x04 | op << 3, 0x25); /* jmp or call gs:[native] */
+	e32(e, TR_LATCH(latch, native));
+	return miss;
 }
 
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)
@@ -75,19 +111,59 @@ void tr_exit(struct tr *t, int64_t target, unsigned jcc)
 	add_exit(t, jcc == TR_ALWAYS ? e_jmp(t->e) : e_jcc(t->e, jcc), target);
 }
 
+/* The latch's stub goes on. What a call has pushed is what the call instruction would have. */
+static void emit_far_miss(struct tr *t, const struct tr_far *f)
+{
+	struct emit *e = t->e;
+
+	if (f->ret) {
+		e_code(e, 0x4c, 0x8d, 0x1d); /* lea r11, [rip + disp32] */
+		e32(e, 0);
+		e_patch_to(e, e->p - 4, f->ret);
+		e_push(e, SCRATCH1);
+	}
+	page_address(e, SCRATCH0, f->target);
+	e_mov_imm32(e, SCRATCH1, f->latch * sizeof(struct latch));
+	e_jmp_to(e, t->bt->stubs->branch_fill);
+}
+
+static void emit_far_jump(struct tr *t, const struct tr_far *f)
+{
+	uint8_t *miss;
+
+	if (!f->mem)
+		bt_emit_flags_save(t->e, SCRATCH1);
+	miss = emit_far(t, f->latch, f->target, 4);
+	e_patch_here(t->e, miss);
+	emit_far_miss(t, f);
+}
+
 void tr_emit_far(struct tr *t)
 {
-	for (unsigned n = 0; n < t->nfar && !t->e->full; n++) {
+	struct emit *e = t->e;
+
+	for (unsigned n = 0; n < t->nfar && !e->full; n++) {
 		const struct tr_far *f = &t->far[n];
 
-		e_patch(f->from, t->e->p);
-		if (f->branch)
-			e_load(t->e, SCRATCH0, CPU_OFF(rip));
-		else
-			page_address(t->e, SCRATCH0, f->target);
-		look_up(t, f->branch, f->mem);
+		e_patch_here(e, f->from);
+		if (f->ret) {
+			emit_far_miss(t, f);
+		} else if (f->latch != NO_LATCH) {
+			emit_far_jump(t, f);
+		} else {
+			if (f->branch)
+				e_load(e, SCRATCH0, CPU_OFF(rip));
+			else
+				page_address(e, SCRATCH0, f->target);
+			look_up(t, f->branch, f->mem);
+		}
 	}
 	emit_lookup_misses(t);
+	if (t->ret_from) {
+		e_patch_here(e, t->ret_from);
+		e_mov_imm64(e, SCRATCH1, (uintptr_t)t->ret_site);
+		e_jmp_to(e, t->bt->stubs->ret_miss);
+	}
 }
 
 /* An indirect branch to a non-canonical address must fault itself: bt_run() finds out too late. */
@@ -246,29 +322,25 @@ static void load_target(struct tr *t, const struct tr_insn *in)
  * above it (emit_ret() has the other half). A return to here brings it in SCRATCH0. Flags go
  * through calls, returns and other indirect branches in cpu->bt.flags: there they are seldom read.
  */
-static void emit_any_call(struct tr *t, struct tr_insn *in, const struct tr_access *stack,
-			  bool indirect)
+static void emit_push_return(struct tr *t, struct tr_insn *in, const struct tr_access *stack)
+{
+	struct host_mem hm = tr_operand(t, in, stack, false);
+	struct emit *e = t->e;
+
+	page_address(e, SCRATCH0, tr_next(in));
+	e_op_mem(e, 0x89, SCRATCH0, &hm);
+	move_rsp(t, -8);
+	e_code(e, 0x49, 0xf7, 0xda); /* neg r10 */
+	e_push(e, SCRATCH0);
+}
+
+static void emit_returned(struct tr *t, const struct tr_insn *in)
 {
 	int64_t next = tr_next(in);
 	struct emit *e = t->e;
-	struct host_mem hm;
-	uint8_t *call;
 
-	hm = tr_operand(t, in, stack, false);
-	page_address(e, SCRATCH0, next);
-	e_op_mem(e, 0x89, SCRATCH0, &hm);
-	move_rsp(t, -8);
-	e_code(e, 0x49, 0xf7, 0xd2); /* not r10 */
-	e_lea(e, SCRATCH0, SCRATCH0, H_NONE, 0, 1);
-	e_push(e, SCRATCH0);
-	e_align_displacement(e, 1);
-	call = e_call(e);
-	if (indirect)
-		add_far(t, call, 0, branch_site(t, in, 8));
-	else
-		add_exit(t, call, tr_target(in));
 	e_lea(e, H_RSP, H_RSP, H_NONE, 0, 8);
-	if (next < (int64_t)PAGE_SIZE) {
+	if (in_page(next)) {
 		e_lea(e, SCRATCH1, SCRATCH0, H_NONE, 0, -next);
 		e_store(e, SCRATCH1, CPU_OFF(bt.page));
 		tr_exit(t, next, TR_ALWAYS);
@@ -277,19 +349,44 @@ static void emit_any_call(struct tr *t, struct tr_insn *in, const struct tr_acce
 	}
 }
 
+/* The call instruction of the host, to be patched. */
+static uint8_t *emit_host_call(struct tr *t)
+{
+	e_align_displacement(t->e, 1);
+	return e_call(t->e);
+}
+
 static void emit_call(struct tr *t, struct tr_insn *in)
 {
+	uint32_t latch = in_page(tr_target(in)) ? NO_LATCH : branch_latch(t);
+
 	tr_flags_clobber(t, in->live_out, SCRATCH0);
-	emit_any_call(t, in, &in->acc[0], false);
+	emit_push_return(t, in, &in->acc[0]);
+	if (latch == NO_LATCH) {
+		add_exit(t, emit_host_call(t), tr_target(in));
+	} else {
+		struct tr_far *f = add_far(t, tr_target(in));
+
+		f->latch = latch;
+		f->from = emit_far(t, latch, tr_target(in), 2);
+		f->ret = t->e->p;
+	}
+	emit_returned(t, in);
 }
 
 static void emit_call_ind(struct tr *t, struct tr_insn *in)
 {
+	struct tr_far *f;
+
 	tr_flags_clobber(t, in->live_out, SCRATCH0);
 	load_target(t, in);
 	/* Nobody reads cpu->rip before the branch is taken. */
 	e_store(t->e, SCRATCH0, CPU_OFF(rip));
-	emit_any_call(t, in, &in->acc[in->naccs - 1], true);
+	emit_push_return(t, in, &in->acc[in->naccs - 1]);
+	f = add_far(t, 0);
+	f->from = emit_host_call(t);
+	f->branch = branch_site(t, in, 8);
+	emit_returned(t, in);
 }
 
 /* The memory operand of an indirect branch. */
@@ -336,11 +433,13 @@ static void emit_jump_ind(struct tr *t, struct tr_insn *in)
 	look_up(t, branch_site(t, in, 0), true);
 }
 
-/* Whether a cycle may close by this jump without another that is noted. */
+/*
+ * Whether a cycle may close by this jump without another that is noted: one of direct jumps goes
+ * back somewhere.
+ */
 static bool may_close(const struct tr_insn *in)
 {
-	return tr_target(in) <= in->off || tr_target(in) >= (int64_t)PAGE_SIZE ||
-	       tr_next(in) >= (int64_t)PAGE_SIZE;
+	return tr_target(in) <= in->off;
 }
 
 static bool plan_jump(struct tr *t, struct tr_insn *in)
@@ -370,28 +469,22 @@ static void emit_ret(struct tr *t, struct tr_insn *in)
 	hm = tr_operand(t, in, &in->acc[0], false);
 	e_op_mem(e, 0x8b, SCRATCH0, &hm);
 	move_rsp(t, release);
-	/*
-	 * The address that our stack expects, negated, plus the real one. Across calls and returns
-	 * the flags are in cpu->bt.flags.
-	 */
-	e_mov_rr(e, SCRATCH1, H_RCX);
-	e_load_at(e, H_RCX, H_RSP, 8);
-	e_lea(e, H_RCX, H_RCX, SCRATCH0, 0, 0);
-	e_code(e, 0xe3, 18);	      /* jrcxz over the next three */
-	e_mov_rr(e, H_RCX, SCRATCH1); /* 3 bytes */
-	e_mov_imm64(e, SCRATCH1, (uintptr_t)branch_site(t, in, -release)); /* 10 */
-	e_jmp_to(e, t->bt->stubs->ret_miss);				   /* 5 */
-	e_mov_rr(e, H_RCX, SCRATCH1);
+	/* The address that our stack expects, negated, plus the real one. */
+	e_load_at(e, SCRATCH1, H_RSP, 8);
+	e_code(e, 0x4d, 0x01, 0xd3); /* add r11, r10 */
+	t->ret_from = e_jcc(e, CC_NE);
+	t->ret_site = branch_site(t, in, -release);
 	e8(e, 0xc3);
 }
 
-static bool plan_ret(struct tr *t, struct tr_insn *in)
+/* A cycle of expected returns has calls; the stub for others looks whether to leave. */
+static bool plan_ret(struct tr_insn *in)
 {
 	if (!near64(in))
 		return false;
 	add_access(in, &at_rsp, false);
 	in->emit = emit_ret;
-	in->ends = t->polls = true;
+	in->ends = true;
 	return true;
 }
 
@@ -428,7 +521,7 @@ bool tr_plan_control(struct tr *t, struct tr_insn *in)
 	case ZYDIS_MNEMONIC_LEAVE: return plan_leave(in);
 	case ZYDIS_MNEMONIC_CALL: return plan_call(t, in);
 	case ZYDIS_MNEMONIC_JMP: return plan_jump(t, in);
-	case ZYDIS_MNEMONIC_RET: return plan_ret(t, in);
+	case ZYDIS_MNEMONIC_RET: return plan_ret(in);
 	default: return in->zi.meta.category == ZYDIS_CATEGORY_COND_BR && plan_jcc(t, in);
 	}
 }

@@ -231,6 +231,13 @@ static inline void e_repatch(uint8_t *at, const uint8_t *to)
 	atomic_store_relaxed((int32_t *)at, (int32_t)(to - (at + 4)));
 }
 
+/* Unless the code is not going to be used. */
+static inline void e_patch_to(struct emit *e, uint8_t *at, const uint8_t *to)
+{
+	if (!e->full)
+		e_patch(at, to);
+}
+
 /* To where emission stands now. */
 static inline void e_patch_here(struct emit *e, uint8_t *at)
 {

@@ -90,7 +90,7 @@ static void need_addend(struct tr *t, const struct tr_access *a)
 	if (g->latch == NO_LATCH)
 		e_load(t->e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
 	else
-		e_load(t->e, SCRATCH1, TR_LATCH_OFF(g) + offsetof(struct latch, addend));
+		e_load(t->e, SCRATCH1, TR_LATCH(g->latch, addend));
 	t->addend = a->group;
 }
 

@@ -13,9 +13,13 @@
 
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
-#define FILL_CYCLES 200
+#define FILL_CYCLES 800
 
-/* A VCPU that found the unit's former code in its jump cache finds the present one from now on. */
+/*
+ * A VCPU that found the unit's former code in its jump cache finds the present one from now on, and
+ * if it came by a latch of a branch when it next enters compiled code. A loop in the former code
+ * may come here often.
+ */
 static void refresh(struct bt *bt, struct block *unit)
 {
 	uint64_t rip = bt->cpu->bt.page + (unit->gpa & ~PAGE_MASK);
@@ -25,6 +29,10 @@ static void refresh(struct bt *bt, struct block *unit)
 		j = block_jump_second(bt->bc, j);
 	if (j->rip == rip && j->block == unit)
 		j->native = block_entry(bt->bc, unit);
+	if (bt->refreshed == unit)
+		return;
+	bt->refreshed = unit;
+	bt->bc->branch_gen++;
 }
 
 /* A page-crossing group. */

@@ -17,8 +17,8 @@ static const void *target(struct bt *bt, uint64_t flags)
 	c->bt.flags = bt_flags_word(flags);
 	if (j->rip != c->rip || j->key != c->bt.key)
 		j = block_jump_second(bt->bc, j);
-	if (bt->stubs->single || j->rip != c->rip || j->key != c->bt.key ||
-	    j->native == bt->bc->no_native)
+	if (bt->stubs->single || block_branches_over(bt->bc) || j->rip != c->rip ||
+	    j->key != c->bt.key || j->native == bt->bc->no_native)
 		return e_exec(&bt->stubs->e, bt->stubs->mode_left);
 	return j->native;
 }

@@ -346,130 +346,6 @@ static void emit_mode(struct bt_stubs *s, bool ret, void *fn)
 	e_call_to(e, s->step[1]);
 }
 
-/* To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0. */
-static void emit_probe(struct emit *e, uint8_t *miss[2])
-{
-	struct host_mem rip = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, rip)};
-	struct host_mem key = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, key)};
-	struct host_mem native = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, native)};
-
-	e_op_mem(e, 0x3b, SCRATCH0, &rip);
-	miss[0] = e_jcc(e, CC_NE);
-	/* Should the key differ nobody needs the old page: an address in the cache is canonical. */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, 0xfffff000u); /* and r10, ~0xfff */
-	e_store(e, SCRATCH0, CPU_OFF(bt.page));
-	e_load(e, SCRATCH0, CPU_OFF(bt.key));
-	e_op_mem(e, 0x3b, SCRATCH0, &key);
-	miss[1] = e_jcc(e, CC_NE);
-	e_code(e, 0x40 | e_rex_mem(&native), 0xff); /* jmp [native] */
-	e_modrm(e, 4, &native);
-}
-
-void bt_emit_lookup(const struct bt_stubs *s, struct emit *e, bool flags_mem, uint8_t *miss[2])
-{
-	if (!flags_mem)
-		bt_emit_flags_save(e, SCRATCH1);
-	if (s->single) {
-		miss[0] = miss[1] = e_jmp(e);
-		return;
-	}
-	e_mov_rr(e, SCRATCH1, SCRATCH0);
-	e_code(e, 0x49, 0xc1, 0xeb, 12);		     /* shr r11, 12 */
-	e_code(e, 0x4d, 0x31, 0xd3);			     /* xor r11, r10 */
-	e_gs(e, true, 0x33, SCRATCH1, CPU_OFF(bt.salt));     /* xor r11, salt */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, JUMP_CACHE - 1); /* and r11d, mask */
-	e_code(e, 0x49, 0xc1, 0xe3, 5);			     /* shl r11, 5 */
-	e_gs(e, true, 0x03, SCRATCH1, CPU_OFF(bt.jump));
-	emit_probe(e, miss);
-}
-
-void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2])
-{
-	uint8_t *none[2];
-
-	if (s->single) {
-		e_patch_here(e, miss[0]);
-		return;
-	}
-	e_patch_here(e, miss[1]);
-	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_patch_here(e, miss[0]);
-	e_code(e, 0x49, 0x83, 0xf3, sizeof(struct jump_entry)); /* xor r11, imm8 */
-	emit_probe(e, none);
-	e_patch_here(e, none[1]);
-	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_patch_here(e, none[0]);
-}
-
-/*
- * Where look-ups end that found nothing, with the target in SCRATCH0 and the branch's struct
- * bt_site (NULL if it is direct) in SCRATCH1. And where entries of the jump cache lead whose block
- * is not compiled, with the entry in SCRATCH1.
- */
-static void emit_lookup_miss(struct bt_stubs *s)
-{
-	struct emit *e = &s->e;
-
-	s->no_native = e->p;
-	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_mov_imm32(e, SCRATCH1, 0);
-	s->lookup_miss = e->p;
-	e_store(e, SCRATCH0, CPU_OFF(rip));
-	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, s->leave[1]);
-	/* With cpu->rip set. */
-	s->mode_left = e->p;
-	e_mov_imm32(e, SCRATCH1, 0);
-	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, s->leave[1]);
-}
-
-/*
- * Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0: leaves, for the exit to be
- * joined, or goes by the jump cache.
- */
-static void emit_chain(struct bt_stubs *s, bool flags_mem)
-{
-	struct emit *e = &s->e;
-	uint8_t *lookup, *miss[2];
-
-	s->chain[flags_mem] = e->p;
-	if (!flags_mem)
-		bt_emit_flags_save(e, SCRATCH1);
-	e_code(e, 0x41, 0x80, 0x7a, offsetof(struct bt_exit, lookup), 0); /* cmp byte [r10+n], 0 */
-	lookup = e_jcc(e, CC_NE);
-	e_store(e, SCRATCH0, CPU_OFF(bt.exit));
-	e_jmp_to(e, s->leave[1]);
-	e_patch_here(e, lookup);
-	e_load(e, SCRATCH0, CPU_OFF(rip));
-	bt_emit_lookup(s, e, true, miss);
-	bt_emit_second_lookup(s, e, miss);
-	e_mov_imm32(e, SCRATCH1, 0);
-	e_jmp_to(e, s->lookup_miss);
-}
-
-/*
- * Jumped to with the target of a return that the shadow stack did not expect in SCRATCH0 and its
- * struct bt_site in SCRATCH1: what is on the shadow stack will not match from here on.
- */
-static void emit_ret_miss(struct bt_stubs *s)
-{
-	struct emit *e = &s->e;
-	uint8_t *miss[2];
-
-	s->ret_miss = e->p;
-	bt_emit_shadow_reset(e);
-	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	bt_emit_lookup(s, e, true, miss);
-	bt_emit_second_lookup(s, e, miss);
-	e_load(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, s->lookup_miss);
-	/* The return that matches the base of the shadow stack. */
-	s->underflow = e->p;
-	e_mov_imm32(e, SCRATCH1, 0);
-	e_jmp_to(e, s->ret_miss);
-}
-
 void bt_emit_stubs(struct bt_stubs *s)
 {
 	emit_vec_save(s);
@@ -484,10 +360,7 @@ void bt_emit_stubs(struct bt_stubs *s)
 		emit_miss(s, mem);
 		emit_vec_enter(s, mem);
 	}
-	emit_lookup_miss(s);
-	for (unsigned mem = 0; mem < 2; mem++)
-		emit_chain(s, mem);
-	emit_ret_miss(s);
+	bt_emit_jump_stubs(s);
 	emit_mode(s, false, bt_syscall);
 	emit_mode(s, true, bt_sysret);
 	emit_enter(s);

@@ -1,6 +1,7 @@
 /*
- * Misses of the software TLB's first level that its second level answers, without a call to C: so
- * few instructions that the processor has the memory accesses behind several of them in flight.
+ * Latches that are filled from the software TLB's first level, and misses of that which the second
+ * level answers, without a call to C: so few instructions that the processor has the memory
+ * accesses behind several of them in flight.
  */
 #include "src/engine/bt/bt_int.h"
 
@@ -74,9 +75,68 @@ static uint8_t *emit_refill(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind
 	return start;
 }
 
+/* mov byte gs:[off], 1 */
+static void emit_set(struct emit *e, size_t off)
+{
+	e_code(e, 0x65, 0xc6, 0x04, 0x25);
+	e32(e, off);
+	e8(e, 1);
+}
+
+/* The latch cpu->bt.latch gets the tag in SCRATCH0, of a latch, and the addend in SCRATCH1. */
+static void emit_latch_store(struct emit *e)
+{
+	size_t latch = CPU_OFF(tlb.latches.latch);
+
+	e_push(e, H_RAX);
+	e_load(e, H_RAX, CPU_OFF(bt.latch));
+	e_gs_base(e, 0x89, SCRATCH0, H_RAX, latch + offsetof(struct latch, base));
+	e_gs_base(e, 0x89, SCRATCH1, H_RAX, latch + offsetof(struct latch, addend));
+	bt_emit_touched(e, H_RAX);
+	e_pop(e, H_RAX);
+}
+
+/* The first level is asked first. Every so often bt_miss() takes a look. */
+static uint8_t *emit_latch_fill(const struct bt_stubs *s, struct emit *e, enum tlb_ctx ctx,
+				enum tlb_kind kind, bool upper)
+{
+	size_t entry = CPU_OFF(tlb.e[ctx][kind]);
+	uint8_t *start = e->p, *have, *other, *sample;
+
+	e_code(e, 0x49, 0xc1, 0xeb, PAGE_SHIFT - 4);		  /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, (TLB_SIZE - 1) << 4); /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8 * upper);
+	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
+	other = e_jcc(e, CC_NE);
+	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
+	have = e->p;
+	e_code(e, 0x65, 0x83, 0x2c, 0x25); /* sub dword gs:[fills], 1 */
+	e32(e, CPU_OFF(bt.fills));
+	e8(e, 1);
+	sample = e_jcc(e, CC_S);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.delta) + 8 * upper);
+	emit_latch_store(e);
+	emit_set(e, CPU_OFF(tlb.latches.filled) + upper);
+	if (kind == TLB_STORES)
+		emit_set(e, CPU_OFF(tlb.latches.stored));
+	e_code(e, 0xf8, 0xc3); /* clc; ret */
+	e_patch_here(e, other);
+	e_call_to(e, s->refill[ctx][kind]);
+	e_jcc_to(e, CC_AE, have);
+	e_patch_here(e, sample);
+	e_code(e, 0xf9, 0xc3); /* stc; ret */
+	return start;
+}
+
 void bt_emit_refill_stubs(struct bt_stubs *s)
 {
-	for (enum tlb_ctx ctx = 0; ctx < TLB_ALIGN; ctx++)
-		for (enum tlb_kind kind = 0; kind < TLB_KINDS; kind++)
+	for (enum tlb_ctx ctx = 0; ctx < TLB_ALIGN; ctx++) {
+		for (enum tlb_kind kind = 0; kind < TLB_KINDS; kind++) {
 			s->refill[ctx][kind] = emit_refill(&s->e, ctx, kind);
+			for (unsigned upper = 0; upper < 2; upper++)
+				s->latch_fill[ctx][kind][upper] =
+					emit_latch_fill(s, &s->e, ctx, kind, upper);
+		}
+	}
 }

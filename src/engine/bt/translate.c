@@ -167,6 +167,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->x87 = t->x87_paged = false;
 	t->polls = t->failed = false;
 	t->unit = NULL;
+	t->ret_from = NULL;
 }
 
 /* Whether code that clobbers the host's flags comes before code that reads them. */

@@ -110,7 +110,9 @@ struct tr_group {
 	bool kept;	  /* there */
 };
 
-#define TR_LATCH_OFF(g) (CPU_OFF(tlb.latches.latch) + (g)->latch * sizeof(struct latch))
+/* Offset of a field of a latch in struct cpu. */
+#define TR_LATCH(n, field) \
+	(CPU_OFF(tlb.latches.latch) + (n) * sizeof(struct latch) + offsetof(struct latch, field))
 
 enum slow_kind {
 	SLOW_MISS,  /* the check of group g */
@@ -146,12 +148,17 @@ struct tr_exit {
 	bool mem;	 /* flags are in cpu->bt.flags */
 };
 
-/* Out-of-line code that looks up its target: a call must come from the call instruction. */
+/*
+ * A branch to another page that goes on out of line: a direct jump all of it, a direct call if its
+ * latch failed, an indirect call (which must come from the call instruction) to look up its target.
+ */
 struct tr_far {
 	uint8_t *from;
-	int32_t target; /* relative to the page; unless the address is in cpu->rip */
-	bool mem;	/* flags are in cpu->bt.flags */
-	struct bt_site *branch;
+	uint8_t *ret;		/* of a direct call: the host's return address */
+	int32_t target;		/* relative to the page; unless the address is in cpu->rip */
+	uint32_t latch;		/* or NO_LATCH: the target is looked up */
+	bool mem;		/* flags are in cpu->bt.flags */
+	struct bt_site *branch; /* of an indirect call */
 };
 
 /* A look-up's ways out: see bt_emit_lookup(). */
@@ -178,6 +185,8 @@ struct tr {
 	unsigned nfar;
 	struct tr_lookup lookup[3 * UNIT_MAX_BLOCKS];
 	unsigned nlookups;
+	uint8_t *ret_from; /* jump of a return that was not expected, and the return's site */
+	struct bt_site *ret_site;
 	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
 	unsigned next_group;				    /* whose check is to be emitted next */
 	unsigned addend;    /* the group whose addend is in SCRATCH1, or NO_GROUP */

@@ -50,6 +50,12 @@ void block_cache_drop(struct block_cache *bc, gfn_t gfn)
 	block_cache_forget(bc);
 }
 
+void block_clear_branches(struct block_cache *bc)
+{
+	bc->branch_epoch = block_branch_gen(bc) >> BRANCH_GEN_BITS;
+	tlb_clear_latches(&bc->cpu->tlb);
+}
+
 bool block_cache_take_room(struct block_cache *bc)
 {
 	bool retired, ok = code_take_room(bc->code, &bc->room, &retired);

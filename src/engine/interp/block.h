@@ -46,8 +46,10 @@ struct block_cache {
 	struct jump_entry jump[JUMP_CACHE];
 	struct pending pending[PENDING_MAX];
 	unsigned next_pending;
-	uint64_t jump_gen;				 /* changes when blocks are forgotten */
-	struct block *once;				 /* a block that is not kept */
+	uint64_t jump_gen;     /* changes when blocks are forgotten */
+	uint64_t branch_gen;   /* ... when latches of branches lead to old code */
+	uint64_t branch_epoch; /* of the generations that these latches tell apart */
+	struct block *once;    /* a block that is not kept */
 	uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES]; /* of the block being decoded */
 	void *no_native; /* where compiled code goes that finds a block without any */
 	unsigned self;	 /* number of our own queue in gmem; ~0: none */
@@ -115,6 +117,32 @@ static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip
 	return (cpu->tlb.code_gen + bc->jump_gen) << 20 | block_key(cpu, rip, options) |
 	       cpu->tlb.tag[rip >> 63];
 }
+
+/*
+ * Direct branches of compiled code to other pages have latches (mmu/latch.h): the page that the
+ * branch was in, plus this tag, and the target's host code. A branch is of one mode, so what tells
+ * targets apart is the address space, in the low 12 bits, and the generation, in the 15 upper bits:
+ * sums with different canonical pages differ, too. When generations come round all are cleared.
+ */
+#define BRANCH_GEN_BITS 15
+
+static inline uint64_t block_branch_gen(const struct block_cache *bc)
+{
+	return bc->cpu->tlb.code_gen + bc->jump_gen + bc->branch_gen;
+}
+
+/* Whether block_clear_branches() has to be called before the tag is used. */
+static inline bool block_branches_over(const struct block_cache *bc)
+{
+	return unlikely(block_branch_gen(bc) >> BRANCH_GEN_BITS != bc->branch_epoch);
+}
+
+static inline uint64_t block_branch_tag(const struct block_cache *bc, uint64_t rip)
+{
+	return block_branch_gen(bc) << (64 - BRANCH_GEN_BITS) | bc->cpu->tlb.tag[rip >> 63];
+}
+
+void block_clear_branches(struct block_cache *bc);
 
 /* Where compiled code goes on that comes to the block. */
 static inline void *block_entry(const struct block_cache *bc, struct block *b)
