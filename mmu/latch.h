@@ -19,7 +19,7 @@
 
 #include "src/base/types.h"
 
-#define LATCHES	      524288u
+#define LATCHES	      1048576u
 #define NO_LATCH      ~0u
 #define LATCH_PIECE   256u /* latches cleared together */
 #define LATCH_BITS    10

@@ -122,6 +122,7 @@ struct cpu_exception {
 };
 
 #define CPU_BT_ADDENDS 16
+#define CPU_BT_STRIP   8 /* ... of a loop */
 
 struct cpu {
 	uint64_t gpr[GPR_SLOTS];
@@ -169,7 +170,9 @@ struct cpu {
 		uint64_t user_rsp; /* its top when SYSCALL was executed, or 0: it is gone */
 		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */
 		uint64_t stack_limit;
-		uint64_t addend[CPU_BT_ADDENDS]; /* of accesses that were checked */
+		uint64_t addend[CPU_BT_ADDENDS + CPU_BT_STRIP]; /* of accesses that were checked */
+		uint32_t rounds;     /* of a loop, before its accesses are checked again */
+		uint64_t bound;	     /* ... what a register of it holds then */
 		const void *go_on;   /* where to go on in compiled code after C code, or NULL */
 		const void *check;   /* struct bt_check that failed */
 		const void *site;    /* struct bt_site of a change of mode */

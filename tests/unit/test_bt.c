@@ -77,6 +77,36 @@ static void test_jump_to_nowhere(void **state)
 	assert_true(g->stats.blocks_compiled > 0);
 }
 
+/* Returns to addresses that could be taken for the base of what is kept of calls. */
+CODE(return_far, "push %rax; inc %ebx; ret")
+
+static void test_return_to_nowhere(void **state)
+{
+	static const uint64_t nowhere[] = {1ull << 63, 1ull << 63 | 1, ~(1ull << 63), 0};
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	guest_cpu_load(g, CODE_GPA, return_far);
+	/* Whatever is at 0 shall not run. */
+	g->pt[0] = 0;
+	tlb_flush_page(&c->tlb, 0);
+	for (unsigned n = 0; n < 20; n++) {
+		uint64_t to = nowhere[n % ARRAY_SIZE(nowhere)];
+
+		c->rip = CODE_GPA;
+		c->gpr[RSP] = STACK_TOP;
+		c->gpr[RAX] = to;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(c->exc.vector, to ? EXC_GP : EXC_PF);
+		assert_int_equal(c->rip, to ? CODE_GPA + 3 : 0);
+		assert_int_equal(c->gpr[RSP], to ? STACK_TOP - 8 : STACK_TOP);
+		assert_int_equal(c->gpr[RBX], n + 1);
+		c->exc_pending = false;
+		c->event = 0;
+	}
+	assert_true(g->stats.blocks_compiled > 0);
+}
+
 /* mov $0x1234567, %r11d behind a REX that the second one makes void; then UD2. */
 CODE(two_rex, ".byte 0x4b, 0x41, 0xbb; .long 0x1234567; ud2")
 
@@ -328,15 +358,11 @@ static void test_far_branches_round(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sysret_to_nowhere),
-		TEST(test_jump_to_nowhere),
-		TEST(test_two_rex),
-		TEST(test_foreign_vex),
-		TEST(test_smap_stack),
-		TEST(test_alignment_and_number),
-		TEST(test_crossing),
-		TEST(test_far_branches),
-		TEST(test_far_branches_by_pcid),
+		TEST(test_sysret_to_nowhere),	 TEST(test_jump_to_nowhere),
+		TEST(test_return_to_nowhere),	 TEST(test_two_rex),
+		TEST(test_foreign_vex),		 TEST(test_smap_stack),
+		TEST(test_alignment_and_number), TEST(test_crossing),
+		TEST(test_far_branches),	 TEST(test_far_branches_by_pcid),
 		TEST(test_far_branches_round),
 	};
 

@@ -237,11 +237,12 @@ static inline void bt_enter_block(struct bt *bt)
 }
 
 /*
- * The shadow stack holds guest return addresses, negated, with the host's above. No canonical
- * address matches these: what lies below one of them belongs to another mode.
+ * The shadow stack holds guest return addresses, negated, with the host's above. What lies below a
+ * barrier belongs to another mode. A return that matches one finds its target as if it matched
+ * nothing; it must be to a canonical address, for nobody knows then which instruction would fault.
  */
-#define SHADOW_BARRIER	  (1ull << 63)
-#define SHADOW_AC_BARRIER (SHADOW_BARRIER | 1) /* ... before STAC */
+#define SHADOW_BARRIER	  0ull		   /* a return to 0 */
+#define SHADOW_AC_BARRIER (1ull << 63 | 1) /* ... before STAC: no return of code */
 void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier);
 static inline void bt_emit_forget_user(struct emit *e)
 {

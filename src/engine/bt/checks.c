@@ -61,24 +61,30 @@ static void emit_span(struct tr *t, struct tr_slow *s)
 	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
 }
 
-/*
- * SCRATCH1 = the addend by the entry of the first level, and SCRATCH0 = its tag; jumps out if it is
- * another's.
- */
-static void emit_lookup(struct tr *t, const struct tr_group *g, struct tr_slow *s)
+uint8_t *tr_first_level(struct tr *t, const struct tr_group *g)
 {
 	size_t entry = CPU_OFF(tlb.e[t->ctx][kind_of(g)]);
 	struct emit *e = t->e;
+	uint8_t *other;
 
-	s->retry = e->p;
-	emit_span(t, s);
 	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);		  /* shr r11, imm8 */
 	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);	  /* and r11d, imm32 */
 	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
 	emit_tag(t);
 	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
-	s->other = e_jcc(e, CC_NE);
+	other = e_jcc(e, CC_NE);
 	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
+	return other;
+}
+
+/* As tr_first_level(); out of line if it is not there. */
+static void emit_lookup(struct tr *t, const struct tr_group *g, struct tr_slow *s)
+{
+	struct emit *e = t->e;
+
+	s->retry = e->p;
+	emit_span(t, s);
+	s->other = tr_first_level(t, g);
 	s->have = e->p;
 }
 
@@ -156,13 +162,13 @@ void tr_checks(struct tr *t, struct tr_insn *in)
 {
 	struct emit *e = t->e;
 	unsigned n = in - t->in;
-	unsigned left = due(t, n);
 
-	if (left)
-		tr_flags_clobber(t, in->live_in, SCRATCH0);
-	for (; left; left--, t->next_group++) {
+	for (unsigned left = due(t, n); left; left--, t->next_group++) {
 		struct tr_group *g = &t->group[t->next_group];
 
+		if (g->ahead)
+			continue;
+		tr_flags_clobber(t, in->live_in, SCRATCH0);
 		emit_check(t, in, t->next_group);
 		/* A latch's is loaded by who uses it. */
 		t->addend = g->latch == NO_LATCH ? t->next_group : NO_GROUP;

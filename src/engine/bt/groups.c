@@ -218,6 +218,7 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 	struct tr_group *g = &t->group[id];
 
 	*g = *key;
+	g->ahead = false;
 	g->first = g->last = n;
 	g->check = a;
 	g->check_disp = key->lo;

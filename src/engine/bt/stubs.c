@@ -37,12 +37,10 @@ static void fill(struct emit *e)
 /* --- vector registers ---------------------------------------------------------------------- */
 
 /* Between register n and its place in struct cpu; op: 0x11 stores, 0x10 loads. */
-static void vec_move(struct bt_stubs *s, unsigned n, uint8_t op)
+static void vec_move(struct emit *e, bool avx, unsigned n, uint8_t op)
 {
-	struct emit *e = &s->e;
-
 	e8(e, 0x65);
-	if (s->isa.avx)
+	if (avx)
 		e_code(e, 0xc5, n < 8 ? 0xfc : 0x7c); /* vmovups ymm */
 	else
 		e_code(e, 0x40 | (n >> 3) << 2, 0x0f); /* movups xmm */
@@ -64,7 +62,7 @@ static void emit_vec_save(struct bt_stubs *s)
 
 	s->vec_save = e->p;
 	for (unsigned n = 0; n < 16; n++)
-		vec_move(s, n, 0x11);
+		vec_move(e, s->isa.avx, n, 0x11);
 	vec_mxcsr(e, 3, CPU_OFF(vec.mxcsr));
 	vec_mxcsr(e, 2, CPU_OFF(bt.host_mxcsr));
 	if (s->isa.avx)
@@ -76,15 +74,42 @@ static void emit_vec_save(struct bt_stubs *s)
 	e8(e, 0xc3);
 }
 
+/*
+ * Returns the jump that is taken if some register's upper half is not zero. While one is not, or
+ * was loaded by an instruction that might, the processor merges what SSE instructions write with
+ * what was there, and so has them wait for that.
+ */
+static uint8_t *emit_upper_halves(struct emit *e)
+{
+	for (unsigned n = 0; n < 16; n++) {
+		e_code(e, 0x65, 0xc5, 0xf8, n ? 0x56 : 0x10, 0x04, 0x25); /* vorps or vmovups */
+		e32(e, CPU_OFF(vec.ymm) + 32 * n + 16);
+	}
+	e_code(e, 0xc4, 0xe2, 0x79, 0x17, 0xc0); /* vptest xmm0, xmm0 */
+	return e_jcc(e, CC_NE);
+}
+
 /* Called with RAX free: the level becomes vec_was. */
 static void emit_vec_load(struct bt_stubs *s)
 {
 	struct emit *e = &s->e;
+	uint8_t *upper = NULL, *done;
 
 	s->vec_load = e->p;
 	vec_mxcsr(e, 2, CPU_OFF(vec.mxcsr));
+	if (s->isa.avx) {
+		upper = emit_upper_halves(e);
+		e_code(e, 0xc5, 0xf8, 0x77); /* vzeroupper */
+	}
 	for (unsigned n = 0; n < 16; n++)
-		vec_move(s, n, 0x10);
+		vec_move(e, false, n, 0x10);
+	if (s->isa.avx) {
+		done = e_jmp(e);
+		e_patch_here(e, upper);
+		for (unsigned n = 0; n < 16; n++)
+			vec_move(e, true, n, 0x10);
+		e_patch_here(e, done);
+	}
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
 	e8(e, 0xc3);
@@ -137,8 +162,7 @@ void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier)
 }
 
 /*
- * void enter(void *native). The base of the shadow stack is an entry that no return matches but one
- * to this non-canonical address.
+ * void enter(void *native). The base of the shadow stack is a barrier.
  */
 static void emit_enter(struct bt_stubs *s)
 {

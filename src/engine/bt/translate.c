@@ -109,6 +109,7 @@ static void emit_exits(struct tr *t)
 		if (t->exit[n].target == t->in[0].off && t->exit[n].key == t->b->key &&
 		    !t->bt->stubs->single) {
 			e_patch(t->exit[n].from, t->exit[n].mem ? t->entry_far : t->entry_near);
+			t->back[t->nback++] = t->exit[n].from;
 			continue;
 		}
 		x = code_alloc(&t->bt->bc->room, sizeof(*x));
@@ -152,6 +153,15 @@ static void emit_body(struct tr *t)
 		tr_exit(t, tr_next(&t->in[t->n - 1]), TR_ALWAYS);
 }
 
+void tr_start_passes(struct tr *t)
+{
+	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;
+	t->addend = NO_GROUP;
+	t->vec_level = 0;
+	t->flags_mem = t->x87 = t->x87_paged = t->polls = false;
+	t->ret_from = NULL;
+}
+
 static void start(struct tr *t, struct bt *bt, const struct block *b)
 {
 	t->bt = bt;
@@ -161,13 +171,10 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->exit_key = b->key;
 	t->upper = block_key_upper(b->key);
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
-	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;
-	t->addend = NO_GROUP;
-	t->vec_level = 0;
-	t->x87 = t->x87_paged = false;
-	t->polls = t->failed = false;
+	t->nback = 0;
+	t->failed = false;
 	t->unit = NULL;
-	t->ret_from = NULL;
+	tr_start_passes(t);
 }
 
 /* Whether code that clobbers the host's flags comes before code that reads them. */
@@ -222,6 +229,29 @@ static const struct block_unit *list_blocks(struct tr *t)
 	return u;
 }
 
+/* What is not in the way of what runs mostly. */
+static void emit_cold(struct tr *t)
+{
+	t->e = &t->bt->cold;
+	tr_emit_slow(t);
+	emit_exits(t);
+	tr_emit_far(t);
+}
+
+/* The unit is a loop: jumps back to its top go to a copy with fewer checks. */
+static void add_strip(struct tr *t)
+{
+	unsigned n = t->n, nback = t->nback;
+	const uint8_t *head = tr_emit_strip(t);
+
+	if (head) {
+		emit_cold(t);
+		for (unsigned k = 0; k < nback && !t->bt->e.full; k++)
+			e_patch(t->back[k], head);
+	}
+	t->n = n;
+}
+
 /* All code of the unit; false if there is too little room. */
 static bool emit_unit(struct tr *t)
 {
@@ -241,10 +271,10 @@ static bool emit_unit(struct tr *t)
 	emit_body(t);
 	t->e = &t->bt->cold;
 	emit_entries(t, mem);
-	tr_emit_slow(t);
-	emit_exits(t);
-	tr_emit_far(t);
 	emit_poll_exit(t, poll, npolls);
+	emit_cold(t);
+	if (tr_has_strip(t))
+		add_strip(t);
 	if (t->bt->stubs->single)
 		t->unit = list_blocks(t);
 	return !t->bt->e.full && !t->bt->cold.full && !t->failed;

@@ -8,6 +8,7 @@
  *   groups.c   which memory accesses share one check, and where that stands
  *   checks.c   the checks
  *   memory.c, native.c, control.c, ...   host code
+ *   strip.c    a second copy of a loop, with fewer checks
  */
 #ifndef ENGINE_BT_TRANSLATE_H
 #define ENGINE_BT_TRANSLATE_H
@@ -108,6 +109,7 @@ struct tr_group {
 	uint32_t latch;	  /* that holds the page and the addend; or NO_LATCH: there is none */
 	uint8_t slot;	  /* then, where the addend is kept: index in cpu->bt.addend */
 	bool kept;	  /* there */
+	bool ahead;	  /* checked before a strip of the loop: strip.c */
 };
 
 /* Offset of a field of a latch in struct cpu. */
@@ -181,6 +183,8 @@ struct tr {
 	unsigned nslow;
 	struct tr_exit exit[2 * UNIT_MAX_BLOCKS];
 	unsigned nexits;
+	uint8_t *back[4 * UNIT_MAX_BLOCKS]; /* of those, jumps back to the unit's top */
+	unsigned nback;
 	struct tr_far far[2 * UNIT_MAX_BLOCKS];
 	unsigned nfar;
 	struct tr_lookup lookup[3 * UNIT_MAX_BLOCKS];
@@ -272,6 +276,16 @@ void tr_groups(struct tr *t);
 void tr_checks(struct tr *t, struct tr_insn *in);
 void tr_emit_slow(struct tr *t);
 
+/*
+ * SCRATCH1 = the addend of a group whose first byte's address is there, and the last one's in
+ * SCRATCH0, which becomes the tag; returns the jump that is taken if the first level has it not.
+ */
+uint8_t *tr_first_level(struct tr *t, const struct tr_group *g);
+
+/* strip.c: whether to try; the strip's head and copy of the loop, or NULL: there is no use. */
+bool tr_has_strip(const struct tr *t);
+const uint8_t *tr_emit_strip(struct tr *t);
+
 /* memory.c */
 /* Whether an address can be computed in 64 bits by one LEA. */
 bool tr_can_address(const struct tr_insn *in, const ZydisDecodedOperandMem *m);
@@ -298,6 +312,8 @@ void tr_exit(struct tr *t, int64_t target, unsigned jcc);
 void tr_emit_far(struct tr *t);
 
 /* translate.c */
+/* Nothing is planned and nothing out of line. */
+void tr_start_passes(struct tr *t);
 struct bt_site *tr_site(struct tr *t, const struct tr_insn *in);
 struct bt_check *tr_check(struct tr *t, const struct tr_insn *in);
 

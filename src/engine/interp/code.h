@@ -46,6 +46,7 @@ struct block {
 	uint16_t straddles; /* *compiled: groups of accesses that crossed a page */
 	bool single_checks; /* *compiled: no such groups */
 	bool any_half;	    /* *compiled: data may be in the half that the code is not in */
+	bool runs_long;	    /* *compiled: a loop that was seldom left */
 	bool dead;	    /* +it is not found any more */
 	/* *Compiled: groups of accesses that are looked up each time, and those that may soon be.
 	 */

@@ -1,0 +1,294 @@
+/*
+ * Loops without checks. The unit's first instructions may be a loop: some jump of the unit leads
+ * back to its top. Where an access of such a loop moves by a constant distance each time around,
+ * its page is looked up once for a strip of as many rounds as stay in that page, and the loop's
+ * second copy, for strips, has no check of it. Checks of other accesses are in both copies.
+ *
+ * The jump back leads to the strip's head, which sees to it that nobody wants the VCPU, finds the
+ * pages and counts the rounds. Whatever it does not find is the business of the first copy.
+ */
+#include "src/engine/bt/translate.h"
+
+#define MAX_STRIDE (PAGE_SIZE / 8)
+#define MAX_ROUNDS 1024
+/* A head costs as much as checks in so many rounds. */
+#define MIN_ROUNDS 4
+/* Mean number of rounds of a loop that is worth a second copy. */
+#define LONG_RUN 8
+
+/* The instruction that ends the loop, or t->n. */
+static unsigned loop_end(const struct tr *t)
+{
+	unsigned n = 0;
+
+	while (n < t->n && !((tr_is_jcc(&t->in[n]) || tr_is_jump(&t->in[n])) &&
+			     tr_target(&t->in[n]) == t->in[0].off))
+		n++;
+	return n;
+}
+
+/*
+ * Whether the loop was left seldom as long as that was counted: while it was interpreted. Later
+ * code of the unit goes by what was found then.
+ */
+static bool runs_long(const struct tr *t, const struct tr_insn *end)
+{
+	int64_t next = tr_next(end);
+	const struct block *b;
+
+	if (atomic_load_relaxed(&t->b->native))
+		return atomic_load_relaxed(&t->b->runs_long);
+	if (tr_is_jump(end) || next >= (int64_t)PAGE_SIZE)
+		b = NULL;
+	else
+		b = code_find(t->bt->bc->code, (t->b->gpa & PAGE_MASK) + next, t->b->key, NO_GFN);
+	atomic_store_relaxed(&t->b->runs_long, !b || atomic_load_relaxed(&b->heat) * LONG_RUN <=
+							       atomic_load_relaxed(&t->b->heat));
+	return atomic_load_relaxed(&t->b->runs_long);
+}
+
+bool tr_has_strip(const struct tr *t)
+{
+	unsigned end = loop_end(t);
+
+	if (end == t->n || t->bt->stubs->single || t->any_half || t->x87 || t->ctx == TLB_ALIGN ||
+	    t->in[0].live_in || !runs_long(t, &t->in[end]))
+		return false;
+	for (unsigned n = 0; n <= end; n++)
+		if (!t->in[n].emit || t->in[n].may_leave || t->in[n].barrier)
+			return false;
+	return true;
+}
+
+/* The register that holds a value at the loop's top, and how far it gets in one round. */
+static bool register_of(const struct tr *t, uint32_t root, ZydisRegister *r, int64_t *stride)
+{
+	*r = ZYDIS_REGISTER_NONE;
+	*stride = 0;
+	if (!root)
+		return true;
+	for (unsigned n = 0; n < 16; n++) {
+		const struct tr_value *before = &t->reg_values[0][n];
+		const struct tr_value *after = &t->reg_values[t->n][n];
+
+		if (before->root != root)
+			continue;
+		*r = ZYDIS_REGISTER_RAX + n;
+		*stride = after->delta - before->delta;
+		return before->delta == 0 && after->root == root;
+	}
+	return false;
+}
+
+/* Whether the group's page can be looked up ahead; m: its first byte in the first round. */
+static bool moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m,
+			 int64_t *stride)
+{
+	int64_t base, index;
+
+	*m = (ZydisDecodedOperandMem){.type = ZYDIS_MEMOP_TYPE_MEM,
+				      .segment = ZYDIS_REGISTER_DS,
+				      .scale = 1 << g->scale,
+				      .disp = {.value = g->lo}};
+	if (g->seg != SEG_NONE || g->lo != (int32_t)g->lo ||
+	    !register_of(t, g->base, &m->base, &base) ||
+	    !register_of(t, g->index, &m->index, &index))
+		return false;
+	*stride = base + (index << g->scale);
+	return llabs(*stride) <= (int64_t)MAX_STRIDE && (!g->align || *stride % g->align == 0);
+}
+
+/* cpu->bt.rounds becomes less if the page of the first byte, in SCRATCH1, ends before. */
+static void emit_rounds(struct tr *t, const struct tr_group *g, int64_t stride)
+{
+	unsigned distance = llabs(stride);
+	struct emit *e = t->e;
+
+	if (!stride)
+		return;
+	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, stride > 0 ? g->hi - g->lo : 0);
+	if (stride > 0)
+		e_code(e, 0x49, 0xf7, 0xd2);			   /* not r10 */
+	e_code(e, 0x41, 0x81, 0xe2), e32(e, (uint32_t)~PAGE_MASK); /* and r10d, imm32 */
+	if (distance & (distance - 1)) {
+		e_code(e, 0x45, 0x69, 0xd2), e32(e, (1u << 16) / distance); /* imul r10d, imm32 */
+		e_code(e, 0x41, 0xc1, 0xea, 16);			    /* shr r10d, imm8 */
+	} else {
+		e_code(e, 0x41, 0xc1, 0xea, __builtin_ctz(distance)); /* shr r10d, imm8 */
+	}
+	e_code(e, 0x41, 0x83, 0xc2, 1); /* add r10d, imm8 */
+	/* Not by a jump, which nobody could predict. */
+	e_gs(e, false, 0x3b, SCRATCH0, CPU_OFF(bt.rounds)); /* cmp r10d, gs:[rounds] */
+	e_code(e, 0x65, 0x44, 0x0f, 0x47, 0x14, 0x25);	    /* cmova r10d, gs:[rounds] */
+	e32(e, CPU_OFF(bt.rounds));
+	e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.rounds));
+}
+
+/* The page of a group and the rounds that stay in it; other: jumps taken where that fails. */
+static void emit_group(struct tr *t, const struct tr_group *g, const ZydisDecodedOperandMem *m,
+		       int64_t stride, uint8_t *other[2])
+{
+	struct emit *e = t->e;
+
+	tr_address(t, &t->in[0], m, SCRATCH1, 0);
+	if (g->align) {
+		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0,
+		      -(int)((g->lo - g->align_at) & (g->align - 1)));
+		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
+		other[0] = e_jcc(e, CC_NE);
+	}
+	emit_rounds(t, g, stride);
+	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
+	other[1] = tr_first_level(t, g);
+	e_store(e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
+}
+
+static void to_first_copy(struct tr *t, uint8_t *from)
+{
+	if (!t->e->full)
+		e_patch(from, t->entry_near);
+}
+
+/* Finds groups without checks; false: there are none. */
+static bool emit_groups(struct tr *t)
+{
+	unsigned slot = 0;
+
+	for (unsigned n = 0; n < t->ngroups && slot < CPU_BT_STRIP; n++) {
+		struct tr_group *g = &t->group[n];
+		ZydisDecodedOperandMem m;
+		uint8_t *other[2] = {0};
+		int64_t stride;
+
+		g->ahead = moves_evenly(t, g, &m, &stride);
+		if (!g->ahead)
+			continue;
+		g->latch = NO_LATCH;
+		g->slot = ADDEND_SLOTS + slot++;
+		emit_group(t, g, &m, stride, other);
+		for (unsigned k = 0; k < ARRAY_SIZE(other); k++)
+			if (other[k])
+				to_first_copy(t, other[k]);
+	}
+	return slot;
+}
+
+/* A register that tells rounds apart: its number, or -1. */
+static int counting_register(const struct tr *t)
+{
+	for (int n = 0; n < 16; n++) {
+		struct tr_value before = t->reg_values[0][n], after = t->reg_values[t->n][n];
+
+		if (before.root == after.root && before.delta != after.delta)
+			return n;
+	}
+	return -1;
+}
+
+/* cpu->bt.bound = what the counting register holds after so many rounds. */
+static void emit_bound(struct tr *t, unsigned counter)
+{
+	int64_t stride = t->reg_values[t->n][counter].delta - t->reg_values[0][counter].delta;
+	struct emit *e = t->e;
+
+	if (stride != (int32_t)stride)
+		t->failed = true;
+	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.rounds));
+	e_code(e, 0x4d, 0x69, 0xd2), e32(e, stride); /* imul r10, r10, imm32 */
+	if (host_reg_of(counter) == IN_MEMORY)
+		e_gs(e, true, 0x03, SCRATCH0, GPR_OFF(counter));
+	else
+		e_lea(e, SCRATCH0, SCRATCH0, host_reg_of(counter), 0, 0);
+	e_store(e, SCRATCH0, CPU_OFF(bt.bound));
+}
+
+/* To the loop's top unless the counting register has reached the bound. */
+static void emit_again(struct tr *t, unsigned counter, const uint8_t *top)
+{
+	unsigned h = host_reg_of(counter);
+	struct emit *e = t->e;
+
+	if (h == IN_MEMORY) {
+		h = SCRATCH0;
+		e_load(e, h, GPR_OFF(counter));
+	}
+	e_gs(e, true, 0x3b, h, CPU_OFF(bt.bound));
+	e_jcc_to(e, CC_NE, top);
+}
+
+static bool emit_head(struct tr *t, unsigned counter)
+{
+	struct emit *e = t->e;
+
+	e_gs(e, true, 0x3b, H_RSP, CPU_OFF(bt.stack_limit)); /* cmp rsp, gs:[limit] */
+	to_first_copy(t, e_jcc(e, CC_B));
+	if (t->vec_level) {
+		e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[level], imm8 */
+		e32(e, CPU_OFF(bt.vec_level)), e8(e, t->vec_level);
+		to_first_copy(t, e_jcc(e, CC_B));
+	}
+	e_code(e, 0x65, 0xc7, 0x04, 0x25); /* mov dword gs:[rounds], imm32 */
+	e32(e, CPU_OFF(bt.rounds)), e32(e, MAX_ROUNDS);
+	if (!emit_groups(t))
+		return false;
+	e_code(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[rounds], imm8 */
+	e32(e, CPU_OFF(bt.rounds)), e8(e, MIN_ROUNDS);
+	to_first_copy(t, e_jcc(e, CC_B));
+	emit_bound(t, counter);
+	return true;
+}
+
+/* Each round has to be paid for. */
+static void emit_count(struct tr *t)
+{
+	struct emit *e = t->e;
+
+	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.left));
+	e_code(e, 0x41, 0x83, 0xea, t->n); /* sub r10d, n */
+	to_first_copy(t, e_jcc(e, CC_S));
+	e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.left));
+}
+
+static void emit_copy(struct tr *t, unsigned counter, const uint8_t *head)
+{
+	struct tr_insn *end = &t->in[t->n - 1];
+	struct emit *e = t->e;
+	const uint8_t *top = e->p;
+
+	if (t->bt->counted)
+		emit_count(t);
+	for (struct tr_insn *in = t->in; in < end; in++) {
+		tr_checks(t, in);
+		tr_flags_before(t, in);
+		in->emit(t, in);
+		tr_flags_after(t, in);
+	}
+	tr_flags_before(t, end);
+	if (tr_is_jcc(end))
+		tr_exit(t, tr_next(end), (end->zi.opcode & 15) ^ 1);
+	/* At the top the flags are dead. */
+	emit_again(t, counter, top);
+	e_jmp_to(e, head);
+}
+
+const uint8_t *tr_emit_strip(struct tr *t)
+{
+	struct emit *e = &t->bt->e;
+	uint8_t *head = e->p;
+	int counter;
+
+	t->n = loop_end(t) + 1;
+	t->in[t->n - 1].follow = FOLLOW_NOTHING;
+	tr_start_passes(t);
+	t->e = e;
+	tr_plan(t);
+	tr_flags(t);
+	tr_groups(t);
+	counter = counting_register(t);
+	if (counter < 0 || t->in[0].live_in || !emit_head(t, counter)) {
+		e->p = head;
+		return NULL;
+	}
+	emit_copy(t, counter, head);
+	return head;
+}
