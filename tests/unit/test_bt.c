@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "src/engine/interp/block.h"
+#include "src/engine/bt/bt_int.h"
 #include "src/x86/mem.h"
 #include "tests/unit/guest_cpu.h"
 
@@ -105,6 +105,41 @@ static void test_return_to_nowhere(void **state)
 		c->event = 0;
 	}
 	assert_true(g->stats.blocks_compiled > 0);
+}
+
+CODE(branchy, "test %eax, %eax; jnz 1f; mov (%rsp), %rdx; call 1f; 1: add $8, %ebx; ud2")
+
+/* Code that does not fit where room is nearly used up leaves alone what was there before. */
+static void test_room_ends(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct bt *bt = g->cpu->bt.owner;
+	struct code_room *room = &bt->bc->room;
+	uint8_t before[32];
+
+	for (unsigned n = 0; n < 16; n++) {
+		uint64_t compiled = g->stats.blocks_compiled;
+		gpa_t at = CODE_GPA + 64 * n;
+		const uint8_t *end = room->hot;
+
+		if (n) {
+			memcpy(before, end - sizeof(before), sizeof(before));
+			room->hot_end = room->hot + n - 1;
+		}
+		guest_cpu_load(g, at, branchy);
+		g->cpu->gpr[RAX] = n & 1;
+		for (unsigned k = 0; k < 3; k++) {
+			g->cpu->rip = at;
+			g->cpu->gpr[RSP] = STACK_TOP;
+			assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+			assert_int_equal(g->cpu->exc.vector, EXC_UD);
+			g->cpu->exc_pending = false;
+			g->cpu->event = 0;
+		}
+		assert_true(g->stats.blocks_compiled > compiled);
+		if (n)
+			assert_memory_equal(before, end - sizeof(before), sizeof(before));
+	}
 }
 
 /* mov $0x1234567, %r11d behind a REX that the second one makes void; then UD2. */
@@ -358,11 +393,17 @@ static void test_far_branches_round(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sysret_to_nowhere),	 TEST(test_jump_to_nowhere),
-		TEST(test_return_to_nowhere),	 TEST(test_two_rex),
-		TEST(test_foreign_vex),		 TEST(test_smap_stack),
-		TEST(test_alignment_and_number), TEST(test_crossing),
-		TEST(test_far_branches),	 TEST(test_far_branches_by_pcid),
+		TEST(test_sysret_to_nowhere),
+		TEST(test_jump_to_nowhere),
+		TEST(test_return_to_nowhere),
+		TEST(test_room_ends),
+		TEST(test_two_rex),
+		TEST(test_foreign_vex),
+		TEST(test_smap_stack),
+		TEST(test_alignment_and_number),
+		TEST(test_crossing),
+		TEST(test_far_branches),
+		TEST(test_far_branches_by_pcid),
 		TEST(test_far_branches_round),
 	};
 

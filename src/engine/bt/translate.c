@@ -229,7 +229,10 @@ static const struct block_unit *list_blocks(struct tr *t)
 	return u;
 }
 
-/* What is not in the way of what runs mostly. */
+/*
+ * What is not in the way of what runs mostly. Only if that did fit: else what jumps here is not
+ * where its address was noted.
+ */
 static void emit_cold(struct tr *t)
 {
 	t->e = &t->bt->cold;
@@ -244,9 +247,9 @@ static void add_strip(struct tr *t)
 	unsigned n = t->n, nback = t->nback;
 	const uint8_t *head = tr_emit_strip(t);
 
-	if (head) {
+	if (head && !t->bt->e.full) {
 		emit_cold(t);
-		for (unsigned k = 0; k < nback && !t->bt->e.full; k++)
+		for (unsigned k = 0; k < nback; k++)
 			e_patch(t->back[k], head);
 	}
 	t->n = n;
@@ -269,6 +272,8 @@ static bool emit_unit(struct tr *t)
 	mem = t->flags_mem = t->in[0].live_in && clobbers_first(t);
 	npolls = emit_poll(t, poll);
 	emit_body(t);
+	if (t->bt->e.full)
+		return false;
 	t->e = &t->bt->cold;
 	emit_entries(t, mem);
 	emit_poll_exit(t, poll, npolls);
