@@ -190,7 +190,7 @@ struct cpu {
 		uint64_t key;  /* of the jump cache, for the half of addresses that code lies in */
 		uint64_t salt; /* of the jump cache's index, for the same half */
 		uint64_t branch_tag; /* of latches of branches, for the same half */
-		uint64_t latch;	     /* to be filled: its offset among them */
+		uint32_t latch;	     /* to be filled: its offset among them */
 		void *jump;	     /* the jump cache */
 		void *branch;	/* struct bt_site of the indirect branch being looked up, or NULL */
 		void *exit;	/* struct bt_exit by which compiled code was left, or NULL */

@@ -168,4 +168,13 @@ static inline enum interp_exit guest_cpu_run(struct guest_cpu *g, uint64_t max, 
 	return e;
 }
 
+/* The same from an address on; whatever exception ended the last run is forgotten. */
+static inline enum interp_exit guest_cpu_run_at(struct guest_cpu *g, uint64_t rip, uint64_t max)
+{
+	g->cpu->exc_pending = false;
+	g->cpu->event = 0;
+	g->cpu->rip = rip;
+	return guest_cpu_run(g, max, false);
+}
+
 #endif

@@ -93,16 +93,13 @@ static void test_return_to_nowhere(void **state)
 	for (unsigned n = 0; n < 20; n++) {
 		uint64_t to = nowhere[n % ARRAY_SIZE(nowhere)];
 
-		c->rip = CODE_GPA;
 		c->gpr[RSP] = STACK_TOP;
 		c->gpr[RAX] = to;
-		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(guest_cpu_run_at(g, CODE_GPA, MAX_INSNS), INTERP_EXCEPTION);
 		assert_int_equal(c->exc.vector, to ? EXC_GP : EXC_PF);
 		assert_int_equal(c->rip, to ? CODE_GPA + 3 : 0);
 		assert_int_equal(c->gpr[RSP], to ? STACK_TOP - 8 : STACK_TOP);
 		assert_int_equal(c->gpr[RBX], n + 1);
-		c->exc_pending = false;
-		c->event = 0;
 	}
 	assert_true(g->stats.blocks_compiled > 0);
 }
@@ -129,12 +126,9 @@ static void test_room_ends(void **state)
 		guest_cpu_load(g, at, branchy);
 		g->cpu->gpr[RAX] = n & 1;
 		for (unsigned k = 0; k < 3; k++) {
-			g->cpu->rip = at;
 			g->cpu->gpr[RSP] = STACK_TOP;
-			assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+			assert_int_equal(guest_cpu_run_at(g, at, MAX_INSNS), INTERP_EXCEPTION);
 			assert_int_equal(g->cpu->exc.vector, EXC_UD);
-			g->cpu->exc_pending = false;
-			g->cpu->event = 0;
 		}
 		assert_true(g->stats.blocks_compiled > compiled);
 		if (n)
@@ -253,10 +247,7 @@ static uint64_t run_crossing(struct guest_cpu *g)
 
 	/* Often enough for all of it to be compiled and looked up. */
 	for (unsigned n = 0; n < 8; n++) {
-		c->exc_pending = false;
-		c->event = 0;
-		c->rip = CROSS_GPA;
-		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(guest_cpu_run_at(g, CROSS_GPA, MAX_INSNS), INTERP_EXCEPTION);
 	}
 	return c->gpr[RAX];
 }
@@ -314,10 +305,7 @@ CODE(callee, "mov $1, %eax; ret")
 static uint64_t run_branches(struct guest_cpu *g, gva_t at)
 {
 	for (unsigned n = 0; n < 4; n++) {
-		g->cpu->exc_pending = false;
-		g->cpu->event = 0;
-		g->cpu->rip = at;
-		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(guest_cpu_run_at(g, at, MAX_INSNS), INTERP_EXCEPTION);
 		assert_int_equal(g->cpu->exc.vector, EXC_UD);
 		assert_int_equal(g->cpu->rip, at + 0x11000);
 	}

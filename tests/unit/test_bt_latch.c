@@ -61,13 +61,8 @@ static int teardown(void **state)
 
 static enum interp_exit run(struct guest_cpu *g, gva_t code, gva_t data)
 {
-	struct cpu *c = g->cpu;
-
-	c->exc_pending = false;
-	c->event = 0;
-	c->rip = code;
-	c->gpr[RDI] = data;
-	return guest_cpu_run(g, MAX_INSNS, false);
+	g->cpu->gpr[RDI] = data;
+	return guest_cpu_run_at(g, code, MAX_INSNS);
 }
 
 static uint64_t loaded(struct guest_cpu *g, gva_t half)

@@ -78,13 +78,10 @@ static void run_copy(struct guest_cpu *g, gva_t from, gva_t to)
 	struct cpu *c = g->cpu;
 
 	fill_regions(g);
-	c->exc_pending = false;
-	c->event = 0;
-	c->rip = CODE_GPA;
 	c->gpr[RSI] = from;
 	c->gpr[RDI] = to;
 	c->gpr[RCX] = ROUNDS;
-	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+	assert_int_equal(guest_cpu_run_at(g, CODE_GPA, MAX_INSNS), INTERP_EXCEPTION);
 }
 
 static void check_copied(struct guest_cpu *g, gva_t from, gva_t to, unsigned rounds)
@@ -157,14 +154,11 @@ static void test_indices(void **state)
 		uint64_t sum = 0;
 
 		fill_regions(g);
-		c->exc_pending = false;
-		c->event = 0;
-		c->rip = CODE_GPA;
 		c->gpr[RSI] = from;
 		c->gpr[R8] = table;
 		c->gpr[RDI] = TO + 16;
 		c->gpr[RCX] = rounds;
-		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(guest_cpu_run_at(g, CODE_GPA, MAX_INSNS), INTERP_EXCEPTION);
 		assert_int_equal(c->exc.vector, EXC_UD);
 		assert_int_equal(c->gpr[RDX], rounds);
 		for (unsigned n = 0; n < rounds; n++) {
@@ -191,13 +185,10 @@ static void test_chase(void **state)
 		fill_regions(g);
 		for (unsigned n = 0; n < NODES; n++)
 			memcpy(g->ram + where(NODE(n)), &(uint64_t){NODE(n + 1)}, 8);
-		c->exc_pending = false;
-		c->event = 0;
-		c->rip = CODE_GPA;
 		c->gpr[RSI] = NODE(0);
 		c->gpr[RDI] = TO;
 		c->gpr[RCX] = TO + 8 * NODES;
-		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(guest_cpu_run_at(g, CODE_GPA, MAX_INSNS), INTERP_EXCEPTION);
 		assert_int_equal(c->exc.vector, EXC_UD);
 		for (unsigned n = 0; n < NODES; n++)
 			assert_int_equal(load(g, TO + 8 * n), NODE(n + 1));
@@ -216,14 +207,11 @@ static void test_code_in_the_way(void **state)
 	for (unsigned run = 0; run < 3; run++) {
 		guest_cpu_load(g, code, overwrite);
 		assert_int_equal(gmem_write(&g->gm, code, overwrite_code, 8), 0);
-		c->exc_pending = false;
-		c->event = 0;
-		c->rip = code;
 		c->gpr[RAX] = 0x0b0f0b0f; /* ud2 twice */
 		c->gpr[RDI] = code - 4 * 500;
 		c->gpr[RBX] = 0;
 		c->gpr[RCX] = 10000;
-		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(guest_cpu_run_at(g, code, MAX_INSNS), INTERP_EXCEPTION);
 		assert_int_equal(c->exc.vector, EXC_UD);
 		assert_int_equal(c->rip, code + 2);
 		assert_int_equal(c->gpr[RDI], code);

@@ -239,7 +239,8 @@ static inline void bt_enter_block(struct bt *bt)
 /*
  * The shadow stack holds guest return addresses, negated, with the host's above. What lies below a
  * barrier belongs to another mode. A return that matches one finds its target as if it matched
- * nothing; it must be to a canonical address, for nobody knows then which instruction would fault.
+ * nothing. Nobody knows then which instruction it was, so if it is not to a canonical address the
+ * fault is that of the next fetch.
  */
 #define SHADOW_BARRIER	  0ull		   /* a return to 0 */
 #define SHADOW_AC_BARRIER (1ull << 63 | 1) /* ... before STAC: no return of code */
@@ -258,6 +259,22 @@ static inline void bt_emit_touched(struct emit *e, unsigned reg)
 	e_code(e, 0x48 | reg >> 3, 0xc1, 0xe8 | (reg & 7), 12);	  /* shr reg, 12 */
 	e_code(e, 0x65, 0x40 | reg >> 3, 0xc6, 0x80 | (reg & 7)); /* mov byte */
 	e32(e, CPU_OFF(tlb.latches.touched)), e8(e, 1);		  /* ... gs:[reg + touched], 1 */
+}
+
+/* Returns the jump taken if somebody wants the VCPU, or the shadow stack is full. */
+static inline uint8_t *bt_emit_wanted(struct emit *e)
+{
+	e_gs(e, true, 0x3b, H_RSP, CPU_OFF(bt.stack_limit)); /* cmp rsp, gs:[limit] */
+	return e_jcc(e, CC_B);
+}
+
+/* Returns the jump taken unless the vector registers are in the host's, for such instructions. */
+static inline uint8_t *bt_emit_vec_below(struct emit *e, unsigned level)
+{
+	e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[level], imm8 */
+	e32(e, CPU_OFF(bt.vec_level));
+	e8(e, level);
+	return e_jcc(e, CC_B);
 }
 
 /* Forgets all returns; flags stay. */

@@ -241,32 +241,28 @@ static inline void e_patch_to(struct emit *e, uint8_t *at, const uint8_t *to)
 /* To where emission stands now. */
 static inline void e_patch_here(struct emit *e, uint8_t *at)
 {
-	if (!e->full)
-		e_patch(at, e->p);
+	e_patch_to(e, at, e->p);
 }
 
 static inline void e_jmp_to(struct emit *e, const uint8_t *to)
 {
 	uint8_t *at = e_jmp(e);
 
-	if (!e->full)
-		e_patch(at, to);
+	e_patch_to(e, at, to);
 }
 
 static inline void e_jcc_to(struct emit *e, unsigned cc, const uint8_t *to)
 {
 	uint8_t *at = e_jcc(e, cc);
 
-	if (!e->full)
-		e_patch(at, to);
+	e_patch_to(e, at, to);
 }
 
 static inline void e_call_to(struct emit *e, const uint8_t *to)
 {
 	uint8_t *at = e_call(e);
 
-	if (!e->full)
-		e_patch(at, to);
+	e_patch_to(e, at, to);
 }
 
 static inline void e_push(struct emit *e, unsigned reg)

@@ -145,8 +145,7 @@ static void emit_group(struct tr *t, const struct tr_group *g, const ZydisDecode
 
 static void to_first_copy(struct tr *t, uint8_t *from)
 {
-	if (!t->e->full)
-		e_patch(from, t->entry_near);
+	e_patch_to(t->e, from, t->entry_near);
 }
 
 /* Finds groups without checks; false: there are none. */
@@ -220,13 +219,9 @@ static bool emit_head(struct tr *t, unsigned counter)
 {
 	struct emit *e = t->e;
 
-	e_gs(e, true, 0x3b, H_RSP, CPU_OFF(bt.stack_limit)); /* cmp rsp, gs:[limit] */
-	to_first_copy(t, e_jcc(e, CC_B));
-	if (t->vec_level) {
-		e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[level], imm8 */
-		e32(e, CPU_OFF(bt.vec_level)), e8(e, t->vec_level);
-		to_first_copy(t, e_jcc(e, CC_B));
-	}
+	to_first_copy(t, bt_emit_wanted(e));
+	if (t->vec_level)
+		to_first_copy(t, bt_emit_vec_below(e, t->vec_level));
 	e_code(e, 0x65, 0xc7, 0x04, 0x25); /* mov dword gs:[rounds], imm32 */
 	e32(e, CPU_OFF(bt.rounds)), e32(e, MAX_ROUNDS);
 	if (!emit_groups(t))

@@ -147,8 +147,7 @@ static void emit_ret_miss(struct bt_stubs *s)
 	bt_emit_shadow_reset(e);
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	/* Units do not look whether they should leave only because they return. */
-	e_gs(e, true, 0x3b, H_RSP, CPU_OFF(bt.stack_limit)); /* cmp rsp, gs:[limit] */
-	leave = e_jcc(e, CC_B);
+	leave = bt_emit_wanted(e);
 	bt_emit_lookup(s, e, true, miss);
 	bt_emit_second_lookup(s, e, miss);
 	e_patch_here(e, leave);
@@ -172,7 +171,7 @@ static void emit_branch_fill(struct bt_stubs *s)
 	uint8_t *miss[2], *none[2], *found, *keep;
 
 	s->branch_fill = e->p;
-	e_store(e, SCRATCH1, CPU_OFF(bt.latch));
+	e_gs(e, false, 0x89, SCRATCH1, CPU_OFF(bt.latch));
 	emit_entry(e);
 	e_op_mem(e, 0x3b, SCRATCH0, &entry_rip);
 	miss[0] = e_jcc(e, CC_NE);
@@ -183,7 +182,7 @@ static void emit_branch_fill(struct bt_stubs *s)
 	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, s->no_native));
 	e_code(e, 0x4c, 0x39, 0xd0); /* cmp rax, r10 */
 	keep = e_jcc(e, CC_E);
-	e_load(e, SCRATCH0, CPU_OFF(bt.latch));
+	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.latch));
 	e_gs_base(e, 0x89, H_RAX, SCRATCH0, latch + offsetof(struct latch, native));
 	e_load(e, H_RAX, CPU_OFF(bt.page));
 	e_gs(e, true, 0x03, H_RAX, CPU_OFF(bt.branch_tag));

@@ -89,7 +89,7 @@ static void emit_latch_store(struct emit *e)
 	size_t latch = CPU_OFF(tlb.latches.latch);
 
 	e_push(e, H_RAX);
-	e_load(e, H_RAX, CPU_OFF(bt.latch));
+	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.latch));
 	e_gs_base(e, 0x89, SCRATCH0, H_RAX, latch + offsetof(struct latch, base));
 	e_gs_base(e, 0x89, SCRATCH1, H_RAX, latch + offsetof(struct latch, addend));
 	bt_emit_touched(e, H_RAX);

@@ -81,8 +81,7 @@ static unsigned emit_poll(struct tr *t, uint8_t *out[2])
 		e_code(e, 0x41, 0x83, 0xea, t->n); /* sub r10d, n */
 		out[n++] = e_jcc(e, CC_S);
 	}
-	e_gs(e, true, 0x3b, H_RSP, CPU_OFF(bt.stack_limit)); /* cmp rsp, gs:[limit] */
-	out[n++] = e_jcc(e, CC_B);
+	out[n++] = bt_emit_wanted(e);
 	if (t->bt->counted)
 		e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.left));
 	return n;

@@ -86,11 +86,8 @@ void tr_emit_vec_check(struct tr *t, struct tr_insn *at)
 
 	tr_flags_clobber(t, at->live_in, SCRATCH0);
 	retry = e->p;
-	e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[level], imm8 */
-	e32(e, CPU_OFF(bt.vec_level));
-	e8(e, t->vec_level);
 	t->slow[t->nslow++] = (struct tr_slow){.kind = SLOW_ENTER,
-					       .from = e_jcc(e, CC_B),
+					       .from = bt_emit_vec_below(e, t->vec_level),
 					       .retry = retry,
 					       .at = at,
 					       .vec_level = t->vec_level,
