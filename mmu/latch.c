@@ -33,12 +33,20 @@ static void take_upper(struct latches *l)
 	l->filled[UPPER] = false;
 }
 
+static void clear_half(struct latches *l, unsigned half)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(l->touched[half]); n++)
+		if (l->touched[half][n])
+			memset(&l->latch[half][n * LATCH_PIECE], 0,
+			       LATCH_PIECE * sizeof(struct latch));
+	memset(l->touched[half], 0, sizeof(l->touched[half]));
+}
+
 void latches_clear(struct latches *l, uint16_t pcid)
 {
-	for (unsigned n = 0; n < ARRAY_SIZE(l->touched); n++)
-		if (l->touched[n])
-			memset(&l->latch[n * LATCH_PIECE], 0, LATCH_PIECE * sizeof(l->latch[0]));
-	memset(l->touched, 0, sizeof(l->touched));
+	clear_half(l, UPPER);
+	for (unsigned n = 0; n < (l->stride ? LATCH_BANKS : 1); n++)
+		clear_half(latches_alias(l, n), LOWER);
 	memset(l->pcid, 0, sizeof(l->pcid));
 	l->stored = false;
 	l->filled[LOWER] = false;

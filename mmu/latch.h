@@ -13,18 +13,25 @@
  * not canonical either.
  *
  * To flush is to take a new tag: one for the lower half of each PCID, and one for the upper half.
+ *
+ * Processes that run the same code would take its latches from each other at every switch. So there
+ * are banks of latches for code of the lower half, one for each of a few PCIDs. Which bank is used is
+ * never wrong, since tags tell what is in it. Compiled code has the latches at a
+ * constant distance from GS; so the memory of the CPU is mapped as often as there are banks, each
+ * time with another one in the place of the first (cpu_alloc()), and GS points to one such alias.
  */
 #ifndef MMU_LATCH_H
 #define MMU_LATCH_H
 
 #include "src/base/types.h"
 
-#define LATCHES	      1048576u
+#define LATCHES	      1048576u /* for code in each half of addresses */
 #define NO_LATCH      ~0u
 #define LATCH_PIECE   256u /* latches cleared together */
 #define LATCH_BITS    10
 #define LATCH_NUMBERS (1u << LATCH_BITS)
 #define LATCH_PCIDS   4096u
+#define LATCH_BANKS   8u
 
 struct latch {
 	uint64_t base; /* page address + tag */
@@ -40,13 +47,42 @@ struct latches {
 	/* Set by compiled code: a latch was filled under the half's tags. */
 	uint8_t filled[2];
 	uint8_t stored; /* also: one that allows stores, since all were renewed */
-	uint8_t touched[LATCHES / LATCH_PIECE]; /* also: a latch of the piece was filled */
-	uint16_t next;				/* number of the next tag; those before are taken */
-	uint16_t oldest;			/* lower half: numbers below it were flushed */
-	uint16_t pcid[LATCH_PCIDS];		/* number of the lower half's tag; 0: none */
+	uint16_t next;		    /* number of the next tag; those before are taken */
+	uint16_t oldest;	    /* lower half: numbers below it were flushed */
+	uint16_t pcid[LATCH_PCIDS]; /* number of the lower half's tag; 0: none */
 	uint64_t number[LATCH_NUMBERS];
-	struct latch latch[LATCHES];
+	size_t stride; /* in bytes from one alias to the next, of LATCH_BANKS; 0: there are none */
+	/*
+	 * By the half that the code is in, as tag[]. What belongs to the lower half is the first
+	 * bank's. Set by compiled code: a latch of the piece was filled.
+	 */
+	uint8_t touched[2][LATCHES / LATCH_PIECE] __attribute__((aligned(PAGE_SIZE)));
+	struct latch latch[2][LATCHES];
 };
+
+/* As if it were all that is there, but for the latches of code in the upper half. */
+static inline struct latches *latches_alias(struct latches *l, unsigned bank)
+{
+	return (struct latches *)((char *)l + bank * l->stride);
+}
+
+/*
+ * A few latches are shared by accesses to the stack, which mostly go to the same page wherever they
+ * are: by code of the same page, and by no two groups of one unit. n: less than LATCH_STACK.
+ */
+#define LATCH_STACK	  8u
+#define LATCH_STACK_PAGES 64u
+#define LATCHES_STACK	  (2 * LATCH_STACK * LATCH_STACK_PAGES)
+
+/* Latches are numbered through both halves. */
+static inline uint32_t latch_number(bool upper, uint32_t n)
+{
+	return upper * LATCHES + n;
+}
+static inline uint32_t latch_of_stack(bool upper, bool write, uint64_t code_page, unsigned n)
+{
+	return latch_number(upper, (code_page % LATCH_STACK_PAGES * 2 + write) * LATCH_STACK + n);
+}
 
 /* Zeroed memory in. */
 void latches_init(struct latches *l);

@@ -135,7 +135,7 @@ static void restart(struct tlb *tlb)
 	tlb->tag[UPPER] = tlb->next_asid++;
 	tlb->pcid_asid[tlb->pcid] = tlb->next_asid++;
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
-	tlb->upper_nonglobal = false;
+	tlb->own = (struct tlb_own){0};
 	/* What latches hold stays true. */
 	settle_latches(tlb);
 }
@@ -151,7 +151,7 @@ static uint16_t new_asid(struct tlb *tlb)
 static void renew_upper(struct tlb *tlb)
 {
 	tlb->tag[UPPER] = new_asid(tlb);
-	tlb->upper_nonglobal = false;
+	tlb->own = (struct tlb_own){0};
 	latches_renew_upper(&tlb->latches, tlb->pcid);
 	settle_latches(tlb);
 }
@@ -192,52 +192,8 @@ void tlb_flush_all(struct tlb *tlb)
 	code_changed(tlb);
 }
 
-/* Non-global pages of the upper half belong to one address space only. */
-static void drop_upper_nonglobal(struct tlb *tlb)
+static void flush_entries(struct tlb *tlb, gva_t gva)
 {
-	if (!tlb->upper_nonglobal)
-		return;
-	renew_upper(tlb);
-	code_changed(tlb);
-}
-
-void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
-{
-	tlb->pcid = pcid;
-	psc_set_pcid(&tlb->psc, pcid);
-	if (keep && tlb->pcid_asid[pcid] >= tlb->oldest_asid) {
-		tlb->tag[LOWER] = tlb->pcid_asid[pcid];
-		latches_use_lower(&tlb->latches, pcid);
-		settle_latches(tlb);
-	} else {
-		renew_lower(tlb);
-		psc_flush(&tlb->psc);
-	}
-	drop_upper_nonglobal(tlb);
-}
-
-void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid)
-{
-	tlb->pcid_asid[pcid] = 0;
-	if (pcid == tlb->pcid)
-		renew_lower(tlb);
-	psc_flush(&tlb->psc);
-	drop_upper_nonglobal(tlb);
-}
-
-static unsigned bloom_hash(uint64_t page, unsigned bits)
-{
-	return (page * 0x9e3779b97f4a7c15ull) >> (64 - bits);
-}
-
-static unsigned exec_bit(gva_t gva)
-{
-	return bloom_hash(gva >> PAGE_SHIFT, 12);
-}
-
-static void flush_small_page(struct tlb *tlb, gva_t gva)
-{
-	unsigned b = exec_bit(gva);
 	struct itlb_entry *ie = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
 
 	flush2_page(tlb, gva);
@@ -253,6 +209,63 @@ static void flush_small_page(struct tlb *tlb, gva_t gva)
 	}
 	if (((ie->tag ^ gva) & PAGE_MASK) == 0)
 		ie->tag = TLB_INVALID;
+}
+
+static void drop_own(struct tlb *tlb)
+{
+	struct tlb_own *own = &tlb->own;
+
+	if (own->n > TLB_OWN_PAGES) {
+		renew_upper(tlb);
+		code_changed(tlb);
+		return;
+	}
+	for (unsigned n = 0; n < own->n; n++)
+		flush_entries(tlb, own->page[n]);
+	if (own->fetched)
+		code_changed(tlb);
+	*own = (struct tlb_own){0};
+}
+
+void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
+{
+	tlb->pcid = pcid;
+	psc_set_pcid(&tlb->psc, pcid);
+	if (keep && tlb->pcid_asid[pcid] >= tlb->oldest_asid) {
+		tlb->tag[LOWER] = tlb->pcid_asid[pcid];
+		latches_use_lower(&tlb->latches, pcid);
+		settle_latches(tlb);
+	} else {
+		renew_lower(tlb);
+		psc_flush(&tlb->psc);
+	}
+	drop_own(tlb);
+}
+
+void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid)
+{
+	tlb->pcid_asid[pcid] = 0;
+	if (pcid == tlb->pcid)
+		renew_lower(tlb);
+	psc_flush(&tlb->psc);
+	drop_own(tlb);
+}
+
+static unsigned bloom_hash(uint64_t page, unsigned bits)
+{
+	return (page * 0x9e3779b97f4a7c15ull) >> (64 - bits);
+}
+
+static unsigned exec_bit(gva_t gva)
+{
+	return bloom_hash(gva >> PAGE_SHIFT, 12);
+}
+
+static void flush_small_page(struct tlb *tlb, gva_t gva)
+{
+	unsigned b = exec_bit(gva);
+
+	flush_entries(tlb, gva);
 	if (tlb->exec_pages[b / 64] >> (b % 64) & 1)
 		code_changed(tlb);
 }
@@ -306,15 +319,38 @@ void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size)
 	tlb->giga_hi[half] = MAX(tlb->giga_hi[half], lo + page_size - 1);
 }
 
+void tlb_note_own(struct tlb *tlb, gva_t gva)
+{
+	struct tlb_own *own = &tlb->own;
+	gva_t page = gva & PAGE_MASK, lo = own->span ? MIN(own->lo, page) : page;
+	gva_t hi = own->span ? MAX(own->lo + own->span, page + PAGE_SIZE) : page + PAGE_SIZE;
+
+	own->lo = lo;
+	own->span = hi - lo;
+	for (unsigned n = 0; n < MIN(own->n, TLB_OWN_PAGES); n++)
+		if (own->page[n] == page)
+			return;
+	if (own->n < TLB_OWN_PAGES)
+		own->page[own->n] = page;
+	own->n = MIN(own->n, TLB_OWN_PAGES) + 1;
+}
+
+static void note_fetch(struct tlb *tlb, gva_t gva)
+{
+	unsigned b = exec_bit(gva);
+
+	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
+	tlb->own.fetched |= gva - tlb->own.lo < tlb->own.span;
+}
+
 const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user)
 {
 	const struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
-	unsigned b = exec_bit(gva);
 
 	if (e->tag != tlb_tag(tlb, gva) || e->user != user)
 		return NULL;
 	/* The entry may be older than this code_gen. */
-	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
+	note_fetch(tlb, gva);
 	return e;
 }
 
@@ -322,9 +358,8 @@ const struct itlb_entry *tlb_fetch_copy(struct tlb *tlb, gva_t gva, bool user,
 					const struct tlb2_entry *from)
 {
 	struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
-	unsigned b = exec_bit(gva);
 
-	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
+	note_fetch(tlb, gva);
 	e->tag = tlb_tag(tlb, gva);
 	e->gfn = tlb2_frame(tlb, from)->gfn;
 	e->hva = (gva & PAGE_MASK) + tlb2_addend(from);

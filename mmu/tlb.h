@@ -4,7 +4,7 @@
  *
  * Entries are tagged with their page's address and, in the low 12 bits, a number standing for the
  * address space: one for the lower half (renewed or switched by CR3 and PCID) and one for the upper
- * half, which survives CR3 switches as long as it holds only global pages. Flushing an address
+ * half, which survives CR3 switches: the few of its pages that are not global are dropped one by one. Flushing an address
  * space means giving it a new number.
  *
  * First level: two direct-mapped arrays per access context, for loads and for stores, so that a hit
@@ -84,6 +84,19 @@ struct tlb2_frame {
 #define TLB_PCIDS    4096
 
 #define TLB_LARGE_BITS 14
+#define TLB_OWN_PAGES  32
+
+/*
+ * Pages of the upper half that are not global, of the address space in use: the next CR3 write drops
+ * them, and compiled code keeps none of them in a latch.
+ */
+struct tlb_own {
+	gva_t lo;      /* the range that they lie in; compiled code reads it */
+	uint64_t span; /* 0: there are none */
+	gva_t page[TLB_OWN_PAGES];
+	unsigned n;   /* more than TLB_OWN_PAGES: not all are listed */
+	bool fetched; /* code from one of them */
+};
 
 struct tlb {
 	struct tlb_entry e[TLB_NCTX][TLB_KINDS][TLB_SIZE];
@@ -99,7 +112,7 @@ struct tlb {
 	unsigned victim;   /* whose turn it is to go when a set is full */
 	uint16_t next_asid;
 	uint16_t pcid;
-	bool upper_nonglobal;	       /* the upper half holds pages that a CR3 write must drop */
+	struct tlb_own own;
 	uint16_t oldest_asid;	       /* numbers below it were flushed */
 	uint16_t pcid_asid[TLB_PCIDS]; /* lower half, by PCID */
 	/*
@@ -195,6 +208,8 @@ static inline struct tlb2_entry *tlb2_find(struct tlb *tlb, gva_t gva)
 void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e);
 /* What INVLPG has to know of a page larger than PAGE_SIZE. */
 void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size);
+/* A page for tlb->own. */
+void tlb_note_own(struct tlb *tlb, gva_t gva);
 
 /* The entry that makes room for the page: of an address space that is not current, or in turn. */
 struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva);
@@ -219,7 +234,7 @@ static force_inline struct tlb2_entry *tlb2_replace(struct tlb *tlb, struct tlb2
 	if (unlikely(fill->page_size != PAGE_SIZE))
 		tlb_note_large(tlb, fill->gva, fill->page_size);
 	if (fill->gva >> 63 && !fill->global)
-		tlb->upper_nonglobal = true;
+		tlb_note_own(tlb, fill->gva);
 	if (likely(!e))
 		e = tlb2_victim(tlb, fill->gva);
 	if (e->where & TLB_WRITES)

@@ -1,6 +1,5 @@
 #include <linux/futex.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -326,11 +325,10 @@ void smp_reset(struct smp *smp)
 static int create_vcpu(struct smp *smp, unsigned index)
 {
 	/* Zeroed by the host: what a VCPU's TLB does not use takes no memory. */
-	struct vcpu *v =
-		mmap(NULL, sizeof(*v), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct vcpu *v = (struct vcpu *)cpu_alloc(sizeof(*v));
 	int r;
 
-	if (v == MAP_FAILED)
+	if (!v)
 		return -ENOMEM;
 	v->smp = smp;
 	v->index = index;
@@ -341,7 +339,7 @@ static int create_vcpu(struct smp *smp, unsigned index)
 	shootdown_queue_init(&v->queue, kick_shootdown, v);
 	r = cpu_init(&v->cpu);
 	if (r) {
-		munmap(v, sizeof(*v));
+		cpu_free(&v->cpu);
 		return r;
 	}
 	reset_vcpu(v);
@@ -410,7 +408,7 @@ void smp_destroy(struct smp *smp)
 		return;
 	for (unsigned n = 0; n < smp->n; n++) {
 		cpu_fini(&smp->vcpu[n]->cpu);
-		munmap(smp->vcpu[n], sizeof(*smp->vcpu[n]));
+		cpu_free(&smp->vcpu[n]->cpu);
 	}
 	free(smp->vcpu);
 	free(smp->by_apic_id);

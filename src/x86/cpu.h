@@ -214,6 +214,18 @@ struct cpu {
 	struct tlb tlb;
 };
 
+/*
+ * Zeroed memory of that size for what begins with a struct cpu, with as many aliases as there are
+ * banks of latches (mmu/latch.h); NULL: there is none.
+ */
+struct cpu *cpu_alloc(size_t size);
+void cpu_free(struct cpu *cpu);
+/* The CPU's alias with bank n. */
+static inline struct cpu *cpu_alias(struct cpu *cpu, unsigned n)
+{
+	return (struct cpu *)((char *)cpu + n * cpu->tlb.latches.stride);
+}
+
 /* Zeroed memory in, power-on state out. ops, gmem, stats must be set by the caller before it runs.
  */
 int cpu_init(struct cpu *cpu);

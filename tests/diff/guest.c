@@ -203,10 +203,9 @@ static int build_cpu(struct guest *g, bool translate)
 				    .translate_after = 1};
 	int err;
 
-	g->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*g->cpu), 64));
+	g->cpu = cpu_alloc(sizeof(*g->cpu));
 	if (!g->cpu)
 		return -ENOMEM;
-	memset(g->cpu, 0, sizeof(*g->cpu));
 	g->cpu->gmem = &g->gmem;
 	g->cpu->stats = &g->stats;
 	g->cpu->ops = &ops;
@@ -244,7 +243,7 @@ void guest_destroy(struct guest *g)
 {
 	interp_destroy(g->interp);
 	cpu_fini(g->cpu);
-	free(g->cpu);
+	cpu_free(g->cpu);
 	gmem_fini(&g->gmem);
 	munmap(g->ram, RAM_SIZE);
 	free(g);

@@ -156,11 +156,10 @@ int fuzz_init(uint32_t check_every)
 	int r;
 
 	rcu_thread_init();
-	m->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*m->cpu), 64));
+	m->cpu = cpu_alloc(sizeof(*m->cpu));
 	r = m->cpu ? map_ram(m) : -ENOMEM;
 	if (r)
 		return r;
-	memset(m->cpu, 0, sizeof(*m->cpu));
 	slot.hva = (hva_t)m->ram;
 	shootdown_queue_init(q, on_kick, NULL);
 	r = gmem_init(&m->gm);

@@ -113,8 +113,8 @@ static inline struct guest_cpu *guest_cpu_create(bool stop_on_exception)
 	assert_int_equal(gmem_add_slot(&g->gm, &slot), 0);
 	shootdown_queue_init(q, guest_cpu_kick, NULL);
 	assert_int_equal(gmem_set_queues(&g->gm, &q, 1), 0);
-	g->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*g->cpu), 64));
-	memset(g->cpu, 0, sizeof(*g->cpu));
+	g->cpu = cpu_alloc(sizeof(*g->cpu));
+	assert_non_null(g->cpu);
 	g->cpu->gmem = &g->gm;
 	g->cpu->stats = &g->stats;
 	assert_int_equal(cpu_init(g->cpu), 0);
@@ -148,7 +148,7 @@ static inline void guest_cpu_destroy(struct guest_cpu *g)
 	gmem_fini(&g->gm);
 	munmap(g->ram, RAM_SIZE);
 	rcu_thread_exit();
-	free(g->cpu);
+	cpu_free(g->cpu);
 	free(g);
 }
 

@@ -21,6 +21,7 @@
 #define STORE_GPA  (CODE_GPA + 0x100)
 #define ALIGN_GPA  (CODE_GPA + 0x200)
 #define PAIR_GPA   (CODE_GPA + 0x300)
+#define STACK_GPA  (CODE_GPA + 0x400)
 #define OLD	   0x1d
 #define NEW	   0xe3
 
@@ -28,6 +29,15 @@ CODE(load, "mov (%rdi), %rax; hlt")
 CODE(store, "mov %rax, (%rdi); hlt")
 CODE(load_aligned, "movaps (%rdi), %xmm0; movq %xmm0, %rax; hlt")
 CODE(load_pair, "mov (%rdi), %rax; mov 8(%rdi), %rbx; hlt")
+/* Ten groups, each of two accesses far from each other. */
+CODE(stack, "mov $0, %eax\n"
+	    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
+	    "add \\n * 0x1000(%rsp), %rax\n"
+	    ".endr\n"
+	    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
+	    "add %rax, \\n * 0x1000 + 8(%rsp)\n"
+	    ".endr\n"
+	    "hlt")
 CODE(answer, "mov $1, %eax; hlt")
 
 static int setup(void **state)
@@ -47,6 +57,7 @@ static int setup(void **state)
 	guest_cpu_load(g, STORE_GPA, store);
 	guest_cpu_load(g, ALIGN_GPA, load_aligned);
 	guest_cpu_load(g, PAIR_GPA, load_pair);
+	guest_cpu_load(g, STACK_GPA, stack);
 	g->ram[PAGE_A << PAGE_SHIFT] = OLD;
 	g->ram[PAGE_B << PAGE_SHIFT] = NEW;
 	*state = g;
@@ -87,8 +98,8 @@ static void make_stale(struct guest_cpu *g, gva_t half, uint64_t flags)
 	memset(t->e2, 0, sizeof(t->e2));
 	memset(t->chain, 0, sizeof(t->chain));
 	psc_flush(&t->psc);
-	/* Nobody told the latch. */
-	assert_int_equal(loaded(g, half), OLD);
+	/* Nobody told the latch, if there is one. */
+	assert_int_equal(loaded(g, half), half && !(flags & PTE_G) ? NEW : OLD);
 }
 
 static void invlpg(struct cpu *c)
@@ -213,8 +224,9 @@ static const struct event {
 	{cr3_and_back, UPPER_BASE, PTE_G, false},
 	{cr0, 0, 0, true},
 	{cr0, UPPER_BASE, PTE_G, true},
-	{cr4, 0, 0, true},
+	/* The second enables global pages again. */
 	{cr4, UPPER_BASE, PTE_G, true},
+	{cr4, 0, 0, true},
 	{dr, 0, 0, true},
 	{dr, UPPER_BASE, PTE_G, true},
 	{wrap, 0, 0, true},
@@ -373,12 +385,116 @@ static void test_misaligned_elsewhere(void **state)
 	}
 }
 
-static unsigned filled(const struct latches *l)
+/* Latches that groups share are no two groups' of one unit. */
+static void test_stack(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	for (unsigned n = 0; n < WARM; n++) {
+		for (unsigned k = 0; k < 10; k++) {
+			*(uint64_t *)(g->ram + DATA_GPA + k * PAGE_SIZE) = 1ull << k;
+			*(uint64_t *)(g->ram + DATA_GPA + k * PAGE_SIZE + 8) = k << 16;
+		}
+		g->cpu->gpr[RSP] = DATA_GPA;
+		assert_int_equal(run(g, STACK_GPA, 0), INTERP_HALT);
+		assert_int_equal(g->cpu->gpr[RAX], 0x3ff);
+		for (unsigned k = 0; k < 10; k++)
+			assert_int_equal(*(uint64_t *)(g->ram + DATA_GPA + k * PAGE_SIZE + 8),
+					 (k << 16) + 0x3ff);
+	}
+}
+
+static void warm(struct guest_cpu *g, uint16_t pcid)
+{
+	sys_write_cr(g->cpu, 3, TABLES_GPA | pcid | CR3_NOFLUSH);
+	for (unsigned n = 0; n < WARM; n++)
+		assert_int_equal(loaded(g, 0), OLD);
+}
+
+/* Whether some latch is filled when the PCID is used again. */
+static bool fills(struct guest_cpu *g, uint16_t pcid)
+{
+	int32_t was = g->cpu->bt.fills;
+
+	sys_write_cr(g->cpu, 3, TABLES_GPA | pcid | CR3_NOFLUSH);
+	assert_int_equal(loaded(g, 0), OLD);
+	return g->cpu->bt.fills != was;
+}
+
+/* Address spaces that run the same code do not take its latches from each other. */
+static void test_banks(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	warm(g, 0);
+	warm(g, 1);
+	assert_false(fills(g, 0));
+	assert_false(fills(g, 1));
+	warm(g, LATCH_BANKS);
+	assert_true(fills(g, 0));
+	assert_false(fills(g, 1));
+}
+
+static void switch_spaces(struct guest_cpu *g)
+{
+	sys_write_cr(g->cpu, 3, TABLES_GPA | 1 | CR3_NOFLUSH);
+	sys_write_cr(g->cpu, 3, TABLES_GPA | CR3_NOFLUSH);
+}
+
+/* Loads of pages of the upper half that are not global. */
+static void load_own(struct guest_cpu *g, unsigned pages)
+{
+	for (unsigned n = 0; n < pages; n++) {
+		gva_t data = UPPER_BASE + DATA_GPA + n * PAGE_SIZE;
+
+		assert_int_equal(run(g, UPPER_BASE + LOAD_GPA, data), INTERP_HALT);
+	}
+}
+
+/* With a few pages that are not global an address space is left without loss of anything else. */
+static void test_own(void **state)
+{
+	static const struct own {
+		unsigned pages;
+		uint64_t code;
+		bool forgets;
+	} cases[] = {
+		{1, PTE_G, false},
+		{TLB_OWN_PAGES, PTE_G, false},
+		{TLB_OWN_PAGES + 1, PTE_G, true},
+		{1, 0, true},
+	};
+	struct guest_cpu *g = *state;
+	struct tlb *t = &g->cpu->tlb;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(cases); n++) {
+		const struct own *o = &cases[n];
+		uint64_t gen;
+
+		g->pt[PAGE_CODE] = (uint64_t)PAGE_CODE << PAGE_SHIFT | PTE_P | o->code;
+		g->pt[PAGE_A] = (uint64_t)PAGE_A << PAGE_SHIFT | PTE_P;
+		sys_invpcid(g->cpu, 2, 0, 0);
+		for (unsigned k = 0; k < WARM; k++)
+			assert_int_equal(loaded(g, UPPER_BASE), OLD);
+		switch_spaces(g);
+		load_own(g, o->pages);
+		gen = t->code_gen;
+		g->pt[PAGE_A] = (uint64_t)PAGE_B << PAGE_SHIFT | PTE_P;
+		switch_spaces(g);
+		assert_int_equal(t->code_gen != gen, o->forgets);
+		assert_int_equal(loaded(g, UPPER_BASE), NEW);
+	}
+}
+
+static unsigned filled(struct latches *l)
 {
 	unsigned n = 0;
 
-	for (unsigned k = 0; k < LATCHES; k++)
-		n += l->latch[k].base != 0;
+	for (unsigned k = 0; k < LATCHES; k++) {
+		n += l->latch[1][k].base != 0;
+		for (unsigned b = 0; b < LATCH_BANKS; b++)
+			n += latches_alias(l, b)->latch[0][k].base != 0;
+	}
 	return n;
 }
 
@@ -386,7 +502,7 @@ static unsigned filled(const struct latches *l)
 static void test_clearing(void **state)
 {
 	struct guest_cpu *g = *state;
-	const struct latches *l = &g->cpu->tlb.latches;
+	struct latches *l = &g->cpu->tlb.latches;
 	unsigned before;
 
 	make_stale(g, 0, 0);
@@ -427,7 +543,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
 		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
-		TEST(test_distances), TEST(test_clearing),
+		TEST(test_distances), TEST(test_clearing), TEST(test_stack),
+		TEST(test_banks),     TEST(test_own),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,7 @@
 
 static int setup(void **state)
 {
-	struct tlb *tlb = aligned_alloc(64, ALIGN_UP(sizeof(*tlb), 64));
+	struct tlb *tlb = aligned_alloc(PAGE_SIZE, ALIGN_UP(sizeof(*tlb), PAGE_SIZE));
 
 	memset(tlb, 0, sizeof(*tlb));
 	tlb_init(tlb);

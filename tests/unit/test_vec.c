@@ -37,8 +37,8 @@ static int setup(void **state)
 	assert_int_equal(gmem_init(&f->gmem), 0);
 	slot.hva = (hva_t)f->ram;
 	assert_int_equal(gmem_add_slot(&f->gmem, &slot), 0);
-	f->cpu = aligned_alloc(64, ALIGN_UP(sizeof(*f->cpu), 64));
-	memset(f->cpu, 0, sizeof(*f->cpu));
+	f->cpu = cpu_alloc(sizeof(*f->cpu));
+	assert_non_null(f->cpu);
 	f->cpu->gmem = &f->gmem;
 	f->cpu->stats = &f->stats;
 	f->cpu->unwind = &f->unwind;
@@ -59,7 +59,7 @@ static int teardown(void **state)
 	cpu_fini(f->cpu);
 	gmem_fini(&f->gmem);
 	munmap(f->ram, RAM_SIZE);
-	free(f->cpu);
+	cpu_free(f->cpu);
 	free(f);
 	return 0;
 }

@@ -72,9 +72,15 @@ void bt_destroy(struct bt *bt)
 	free(bt);
 }
 
-void bt_enter_thread(struct cpu *cpu)
+void bt_enter_thread(struct bt *bt)
 {
-	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu);
+	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu_alias(bt->cpu, bt->bank));
+}
+
+void bt_take_bank(struct bt *bt, unsigned bank)
+{
+	bt->bank = bank;
+	bt_enter_thread(bt);
 }
 
 /* The unit is compiled again: every VCPU that looks it up or jumps to it comes to the new code. */

@@ -34,7 +34,7 @@ int bt_create(struct bt **bt, struct block_cache *bc, const struct bt_config *cf
 void bt_destroy(struct bt *bt);
 
 /* Before the first bt_run() on a thread: points GS at the CPU. */
-void bt_enter_thread(struct cpu *cpu);
+void bt_enter_thread(struct bt *bt);
 
 /*
  * Compiles a kept block; b->native is set if that worked, here or on another VCPU. False: the code

@@ -132,6 +132,7 @@ struct bt {
 	bool straddled;	       /* the last check that failed was of a group that crossed a page */
 	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
 	FILE *log, *perf_map;  /* see struct bt_config */
+	unsigned bank;	       /* of latches, that GS points to the alias of */
 	uint32_t slice;	       /* instructions granted to this run */
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */
 	bool running;	       /* compiled code is on the stack */
@@ -214,6 +215,9 @@ static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
 	flags_set_arith(c, bt_flags_arith(ax));
 }
 
+/* bt.c */
+void bt_take_bank(struct bt *bt, unsigned bank);
+
 /*
  * Sets what compiled code needs to know to run from cpu->rip on, but for the flags. Branches must
  * not be over (block.h).
@@ -230,6 +234,10 @@ static inline void bt_enter_place(struct bt *bt)
 
 static inline void bt_enter_block(struct bt *bt)
 {
+	unsigned bank = bt->cpu->tlb.pcid % LATCH_BANKS;
+
+	if (bank != bt->bank)
+		bt_take_bank(bt, bank);
 	if (block_branches_over(bt->bc))
 		block_clear_branches(bt->bc);
 	bt_enter_place(bt);

@@ -134,6 +134,14 @@ static bool wants_latch(const struct tr *t, unsigned group)
 	return group >= 64 || !(atomic_load_relaxed(&t->b->lookups) >> group & 1);
 }
 
+/* An addend is read from the latch as long as the group is in use: no other group may fill it. */
+static uint32_t take_latch(struct tr *t, const struct tr_group *g)
+{
+	if (g->stack && t->nstack < LATCH_STACK)
+		return latch_of_stack(t->upper, g->write, t->b->gpa >> PAGE_SHIFT, t->nstack++);
+	return code_alloc_latch(&t->bt->bc->room, t->upper);
+}
+
 /* Without a latch SCRATCH1 = the addend of the group's page. */
 static void emit_check(struct tr *t, struct tr_insn *at, unsigned group)
 {
@@ -141,7 +149,7 @@ static void emit_check(struct tr *t, struct tr_insn *at, unsigned group)
 	struct tr_slow *s = &t->slow[t->nslow++];
 
 	*s = (struct tr_slow){.g = g, .at = at, .group = group, .mem = t->flags_mem};
-	g->latch = wants_latch(t, group) ? code_alloc_latch(&t->bt->bc->room) : NO_LATCH;
+	g->latch = wants_latch(t, group) ? take_latch(t, g) : NO_LATCH;
 	if (g->latch == NO_LATCH)
 		emit_lookup(t, g, s);
 	else

@@ -67,7 +67,7 @@ static bool in_page(int64_t off)
 
 static uint32_t branch_latch(struct tr *t)
 {
-	return t->bt->stubs->single ? NO_LATCH : code_alloc_latch(&t->bt->bc->room);
+	return t->bt->stubs->single ? NO_LATCH : code_alloc_latch(&t->bt->bc->room, t->upper);
 }
 
 /* Where a jump inside the page may be joined to its target, and elsewhere has a latch. */

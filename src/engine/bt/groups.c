@@ -141,6 +141,7 @@ static void make_key(const struct pass *p, unsigned n, const struct tr_access *a
 	}
 	g->hi = g->lo + a->len - 1;
 	g->write = a->write;
+	g->stack = g->base == p->reg[n][RSP].root && !index.root && g->seg == SEG_NONE;
 	g->align = a->align;
 	g->align_at = g->lo;
 }

@@ -83,12 +83,31 @@ static void emit_set(struct emit *e, size_t off)
 	e8(e, 1);
 }
 
-/* The latch cpu->bt.latch gets the tag in SCRATCH0, of a latch, and the addend in SCRATCH1. */
-static void emit_latch_store(struct emit *e)
+/*
+ * Makes a latch's tag of the TLB's in SCRATCH0; clobbers RAX. Pages of the upper half that belong to
+ * one address space (struct tlb_own) get 0, which no address matches.
+ */
+static void emit_latch_tag(struct emit *e, bool upper)
+{
+	if (upper)
+		e_mov_rr(e, H_RAX, SCRATCH0);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.delta) + 8 * upper);
+	if (!upper)
+		return;
+	e_gs(e, true, 0x2b, H_RAX, CPU_OFF(tlb.own.lo));
+	e_gs(e, true, 0x3b, H_RAX, CPU_OFF(tlb.own.span));
+	e_mov_imm32(e, H_RAX, 0);
+	e_code(e, 0x4c, 0x0f, 0x42, 0xd0); /* cmovb r10, rax */
+}
+
+/* The latch cpu->bt.latch gets the page in SCRATCH0, as the TLB has it, and the addend in SCRATCH1.
+ */
+static void emit_latch_store(struct emit *e, bool upper)
 {
 	size_t latch = CPU_OFF(tlb.latches.latch);
 
 	e_push(e, H_RAX);
+	emit_latch_tag(e, upper);
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.latch));
 	e_gs_base(e, 0x89, SCRATCH0, H_RAX, latch + offsetof(struct latch, base));
 	e_gs_base(e, 0x89, SCRATCH1, H_RAX, latch + offsetof(struct latch, addend));
@@ -115,8 +134,7 @@ static uint8_t *emit_latch_fill(const struct bt_stubs *s, struct emit *e, enum t
 	e32(e, CPU_OFF(bt.fills));
 	e8(e, 1);
 	sample = e_jcc(e, CC_S);
-	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.delta) + 8 * upper);
-	emit_latch_store(e);
+	emit_latch_store(e, upper);
 	emit_set(e, CPU_OFF(tlb.latches.filled) + upper);
 	if (kind == TLB_STORES)
 		emit_set(e, CPU_OFF(tlb.latches.stored));

@@ -154,7 +154,7 @@ static void emit_body(struct tr *t)
 
 void tr_start_passes(struct tr *t)
 {
-	t->nslow = t->nexits = t->nfar = t->nlookups = t->next_group = 0;
+	t->nslow = t->nexits = t->nfar = t->nlookups = t->nstack = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->vec_level = 0;
 	t->flags_mem = t->x87 = t->x87_paged = t->polls = false;

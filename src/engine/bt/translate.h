@@ -99,6 +99,7 @@ struct tr_group {
 	uint8_t scale, seg;
 	int64_t lo, hi; /* range of bytes, relative to the values; hi is the last byte */
 	bool write;
+	bool stack;	      /* relative to RSP */
 	uint8_t align;	      /* the address at align_at must be a multiple of it; 0: any */
 	int64_t align_at;     /* relative to the values */
 	uint16_t check_at;    /* instruction before which the check stands */
@@ -192,6 +193,7 @@ struct tr {
 	uint8_t *ret_from; /* jump of a return that was not expected, and the return's site */
 	struct bt_site *ret_site;
 	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
+	unsigned nstack;				    /* groups with a latch of the stack */
 	unsigned next_group;				    /* whose check is to be emitted next */
 	unsigned addend;    /* the group whose addend is in SCRATCH1, or NO_GROUP */
 	unsigned ctx;	    /* enum tlb_ctx */

@@ -107,16 +107,15 @@ static bool draws_random(const struct block *b)
 int check_create(struct check **out, struct cpu *cpu, uint32_t every)
 {
 	struct check *k = aligned_alloc(64, ALIGN_UP(sizeof(*k), 64));
-	struct cpu *twin = aligned_alloc(64, ALIGN_UP(sizeof(*twin), 64));
+	struct cpu *twin = cpu_alloc(sizeof(*twin));
 
 	if (!k || !twin) {
 		log_err("no memory to check the translator with");
 		free(k);
-		free(twin);
+		cpu_free(twin);
 		return -ENOMEM;
 	}
 	memset(k, 0, sizeof(*k));
-	memset(twin, 0, sizeof(*twin));
 	tlb_init(&twin->tlb);
 	twin->gmem = cpu->gmem;
 	twin->stats = &k->stats;
@@ -138,7 +137,7 @@ void check_destroy(struct check *k)
 {
 	if (!k)
 		return;
-	free(k->twin);
+	cpu_free(k->twin);
 	free(k);
 }
 

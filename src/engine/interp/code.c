@@ -343,8 +343,12 @@ static void hand_out(struct code_cache *cc, struct code_room *room)
 	room->region = cc->open + 1;
 	room->data = cc->data_mem + n * cc->data;
 	room->data_end = room->data + cc->data;
-	room->latch = n * (LATCHES / (REGIONS * cc->rooms));
-	room->latch_end = room->latch + LATCHES / (REGIONS * cc->rooms);
+	for (unsigned half = 0; half < 2; half++) {
+		uint32_t latches = (LATCHES - LATCHES_STACK) / (REGIONS * cc->rooms);
+
+		room->latch[half] = latch_number(half, LATCHES_STACK + n * latches);
+		room->latch_end[half] = room->latch[half] + latches;
+	}
 	if (!cc->code)
 		return;
 	room->hot = cc->code_mem + STUB_BYTES + n * cc->code;
@@ -378,9 +382,9 @@ void *code_alloc(struct code_room *room, size_t size)
 	return p;
 }
 
-uint32_t code_alloc_latch(struct code_room *room)
+uint32_t code_alloc_latch(struct code_room *room, bool upper)
 {
-	return room->latch < room->latch_end ? room->latch++ : NO_LATCH;
+	return room->latch[upper] < room->latch_end[upper] ? room->latch[upper]++ : NO_LATCH;
 }
 
 /* --- inserting ------------------------------------------------------------------------------ */

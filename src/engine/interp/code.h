@@ -67,7 +67,7 @@ struct code_room {
 	uint8_t *hot, *hot_end;	   /* host code, in the writable mapping */
 	uint8_t *cold, *cold_end;  /* host code that seldom runs: kept apart */
 	char *data, *data_end;	   /* blocks, and what compiled code refers to */
-	uint32_t latch, latch_end; /* indices of each VCPU's latches */
+	uint32_t latch[2], latch_end[2]; /* numbers of each VCPU's latches, by the code's half */
 };
 
 struct code_cache;
@@ -96,10 +96,10 @@ bool code_take_room(struct code_cache *cc, struct code_room *room, bool *retired
 /* 16-byte aligned, from the room's data; NULL if there is too little. */
 void *code_alloc(struct code_room *room, size_t size);
 /*
- * The index of a latch of each VCPU that runs the code, NO_LATCH if there is none left. Whoever
+ * The number of a latch of each VCPU that runs the code, NO_LATCH if there is none left. Whoever
  * forgets the room's region clears its own latches.
  */
-uint32_t code_alloc_latch(struct code_room *room);
+uint32_t code_alloc_latch(struct code_room *room, bool upper);
 
 /*
  * Lets others find a block that lies in the caller's room, decoded from bytes read after the code

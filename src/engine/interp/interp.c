@@ -127,7 +127,7 @@ struct check *interp_check(struct interp *in)
 void interp_enter_thread(struct interp *in)
 {
 	if (in->bt)
-		bt_enter_thread(in->cpu);
+		bt_enter_thread(in->bt);
 }
 
 /* After blocks were forgotten. */
