@@ -385,22 +385,31 @@ static void test_misaligned_elsewhere(void **state)
 	}
 }
 
-/* Latches that groups share are no two groups' of one unit. */
+#define STACK_PAGES 6
+
+static uint64_t *stack_page(struct guest_cpu *g, unsigned k)
+{
+	return (uint64_t *)(g->ram + DATA_GPA + (STACK_PAGES - 1 - k) * PAGE_SIZE);
+}
+
+/* Latches that groups share are no two groups' of one unit. Each page has a distance of its own. */
 static void test_stack(void **state)
 {
 	struct guest_cpu *g = *state;
 
+	for (unsigned k = 0; k < STACK_PAGES; k++)
+		g->pt[PAGE_A + k] = ((hva_t)stack_page(g, k) - (hva_t)g->ram) | PTE_P | PTE_W;
+	sys_invpcid(g->cpu, 2, 0, 0);
 	for (unsigned n = 0; n < WARM; n++) {
-		for (unsigned k = 0; k < 6; k++) {
-			*(uint64_t *)(g->ram + DATA_GPA + k * PAGE_SIZE) = 1ull << k;
-			*(uint64_t *)(g->ram + DATA_GPA + k * PAGE_SIZE + 8) = k << 16;
+		for (unsigned k = 0; k < STACK_PAGES; k++) {
+			stack_page(g, k)[0] = 1ull << k;
+			stack_page(g, k)[1] = k << 16;
 		}
 		g->cpu->gpr[RSP] = DATA_GPA;
 		assert_int_equal(run(g, STACK_GPA, 0), INTERP_HALT);
-		assert_int_equal(g->cpu->gpr[RAX], 0x3f);
-		for (unsigned k = 0; k < 6; k++)
-			assert_int_equal(*(uint64_t *)(g->ram + DATA_GPA + k * PAGE_SIZE + 8),
-					 (k << 16) + 0x3f);
+		assert_int_equal(g->cpu->gpr[RAX], (1u << STACK_PAGES) - 1);
+		for (unsigned k = 0; k < STACK_PAGES; k++)
+			assert_int_equal(stack_page(g, k)[1], (k << 16) + g->cpu->gpr[RAX]);
 	}
 }
 
