@@ -48,10 +48,12 @@ void tlb2_revoke(struct tlb *tlb, struct tlb2_entry *e)
 			tlb->e[c][TLB_STORES][n].tag = TLB_INVALID;
 }
 
-/* Empty, or of an address space that is not current. */
+/* Empty, or of a number that was flushed. */
 static bool out_of_use(const struct tlb *tlb, const struct tlb2_entry *e)
 {
-	return (e->tag & ~PAGE_MASK) != tlb->tag[e->tag >> 63];
+	uint64_t asid = e->tag & ~PAGE_MASK;
+
+	return !(tlb->live[asid / 64] >> (asid % 64) & 1);
 }
 
 struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva)
@@ -119,6 +121,15 @@ static void clear_block(struct tlb *tlb, unsigned block)
 	}
 }
 
+/* The number that stood for an address space is was; 0: there was none. */
+static uint16_t replace_asid(struct tlb *tlb, uint16_t was, uint16_t asid)
+{
+	tlb->live[was / 64] &= ~(1ull << (was % 64));
+	tlb->live[asid / 64] |= 1ull << (asid % 64);
+	tlb->live[0] &= ~1ull;
+	return asid;
+}
+
 /* All starts anew, for the numbers have run out; both halves are numbered again. */
 static void restart(struct tlb *tlb)
 {
@@ -131,9 +142,10 @@ static void restart(struct tlb *tlb)
 	memset(tlb->used, 0, sizeof(tlb->used));
 	memset(tlb->pcid_asid, 0, sizeof(tlb->pcid_asid));
 	code_changed(tlb);
+	memset(tlb->live, 0, sizeof(tlb->live));
 	tlb->next_asid = tlb->oldest_asid = 1;
-	tlb->tag[UPPER] = tlb->next_asid++;
-	tlb->pcid_asid[tlb->pcid] = tlb->next_asid++;
+	tlb->tag[UPPER] = replace_asid(tlb, 0, tlb->next_asid++);
+	tlb->pcid_asid[tlb->pcid] = replace_asid(tlb, 0, tlb->next_asid++);
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
 	tlb->own = (struct tlb_own){0};
 	/* What latches hold stays true. */
@@ -150,7 +162,9 @@ static uint16_t new_asid(struct tlb *tlb)
 
 static void renew_upper(struct tlb *tlb)
 {
-	tlb->tag[UPPER] = new_asid(tlb);
+	uint16_t asid = new_asid(tlb);
+
+	tlb->tag[UPPER] = replace_asid(tlb, tlb->tag[UPPER], asid);
 	tlb->own = (struct tlb_own){0};
 	latches_renew_upper(&tlb->latches, tlb->pcid);
 	settle_latches(tlb);
@@ -158,7 +172,9 @@ static void renew_upper(struct tlb *tlb)
 
 static void renew_lower(struct tlb *tlb)
 {
-	tlb->pcid_asid[tlb->pcid] = new_asid(tlb);
+	uint16_t asid = new_asid(tlb);
+
+	tlb->pcid_asid[tlb->pcid] = replace_asid(tlb, tlb->pcid_asid[tlb->pcid], asid);
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
 	latches_renew_lower(&tlb->latches, tlb->pcid);
 	settle_latches(tlb);
@@ -185,6 +201,7 @@ void tlb_flush_all(struct tlb *tlb)
 {
 	/* Forgets the numbers of all PCIDs. */
 	tlb->oldest_asid = tlb->next_asid;
+	memset(tlb->live, 0, sizeof(tlb->live));
 	renew_upper(tlb);
 	renew_lower(tlb);
 	psc_flush(&tlb->psc);
@@ -244,7 +261,7 @@ void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 
 void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid)
 {
-	tlb->pcid_asid[pcid] = 0;
+	tlb->pcid_asid[pcid] = replace_asid(tlb, tlb->pcid_asid[pcid], 0);
 	if (pcid == tlb->pcid)
 		renew_lower(tlb);
 	psc_flush(&tlb->psc);

@@ -115,6 +115,7 @@ struct tlb {
 	struct tlb_own own;
 	uint16_t oldest_asid;	       /* numbers below it were flushed */
 	uint16_t pcid_asid[TLB_PCIDS]; /* lower half, by PCID */
+	uint64_t live[(TLB_MAX_ASID + 1) / 64 + 1]; /* numbers that stand for an address space now */
 	/*
 	 * A large page has an entry per small page, and INVLPG anywhere in it drops all. Bloom
 	 * filter of the 2 MiB regions, and by half the range of still larger pages, of which any
@@ -211,7 +212,7 @@ void tlb_note_large(struct tlb *tlb, gva_t gva, uint64_t page_size);
 /* A page for tlb->own. */
 void tlb_note_own(struct tlb *tlb, gva_t gva);
 
-/* The entry that makes room for the page: of an address space that is not current, or in turn. */
+/* The entry that makes room for the page: one that no address space has use for, or in turn. */
 struct tlb2_entry *tlb2_victim(struct tlb *tlb, gva_t gva);
 /* Puts an entry, which allows stores, in the chain of its frame. */
 void tlb2_chain_up(struct tlb *tlb, const struct tlb2_entry *e);
