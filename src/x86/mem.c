@@ -305,17 +305,13 @@ void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len)
 const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip)
 {
 	bool user = cpu->cpl == 3;
-	const struct itlb_entry *e = tlb_fetch_lookup(&cpu->tlb, rip, user);
-	const struct tlb2_entry *e2;
+	const struct itlb_entry *e = mem_fetch_quick(cpu, rip);
 	struct walk_result res;
 	struct tlb_fill fill;
 	uint64_t page;
 
 	if (likely(e))
 		return e;
-	e2 = mem_find(cpu, rip, user ? TLB_FETCH_USER : TLB_FETCH_SUPER);
-	if (likely(e2))
-		return tlb_fetch_copy(&cpu->tlb, rip, user, e2);
 	translate(cpu, rip, WALK_FETCH | (user ? WALK_USER : 0), &res);
 	page = gmem_translate(cpu->gmem, res.gpa >> PAGE_SHIFT);
 	if (!page)

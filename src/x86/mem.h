@@ -99,6 +99,8 @@ void mem_rmw_done(struct cpu *cpu, gva_t gva, unsigned len);
  * Fetch translation of the page of rip for the current CPL; raises #PF or #GP. NULL: not RAM.
  */
 const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip);
+/* The same, if it is known without a walk of the tables; else NULL. Uses no vector registers. */
+const struct itlb_entry *mem_fetch_quick(struct cpu *cpu, gva_t rip);
 
 /* Effective (linear) address of the memory operand, with limit checks where the mode has them. */
 gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write);

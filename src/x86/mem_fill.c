@@ -111,6 +111,18 @@ const struct tlb2_entry *mem_find(struct cpu *c, gva_t gva, unsigned need)
 	return likely(e && (e->where & need)) ? e : find_by_psc(c, e, gva, need);
 }
 
+const struct itlb_entry *mem_fetch_quick(struct cpu *c, gva_t rip)
+{
+	bool user = c->cpl == 3;
+	const struct itlb_entry *e = tlb_fetch_lookup(&c->tlb, rip, user);
+	const struct tlb2_entry *e2;
+
+	if (likely(e))
+		return e;
+	e2 = mem_find(c, rip, user ? TLB_FETCH_USER : TLB_FETCH_SUPER);
+	return e2 ? tlb_fetch_copy(&c->tlb, rip, user, e2) : NULL;
+}
+
 /* dirty: the walk may set D. */
 static never_inline bool fill_by_walk(struct cpu *c, gva_t gva, bool write, bool dirty)
 {

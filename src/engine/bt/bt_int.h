@@ -141,6 +141,11 @@ struct bt {
 
 /* stubs.c */
 void bt_emit_stubs(struct bt_stubs *s);
+/*
+ * Calls fn(cpu, SCRATCH0), which uses no vector registers: SCRATCH1 = what it returns. Only general
+ * registers are stored, to struct cpu, and only those that it may clobber. RSP is as between units.
+ */
+void bt_emit_quick_call(const struct bt_stubs *s, struct emit *e, void *fn);
 /* stubs_jump.c */
 void bt_emit_jump_stubs(struct bt_stubs *s);
 /*
@@ -175,7 +180,11 @@ void bt_rest(struct cpu *cpu, const struct bt_check *check);
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 
 /*
- * mode.c: called as bt_miss() is. SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for
+ * mode.c: called as bt_miss() is. The compiled code for cpu->rip, or NULL; the mode is what it was.
+ */
+const void *bt_find(struct cpu *cpu);
+/*
+ * SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for
  * the handler to do it.
  */
 const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);

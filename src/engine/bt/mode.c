@@ -1,5 +1,5 @@
 /*
- * Changes between user and kernel mode in compiled code. Called with the guest's vector registers
+ * Changes between user and kernel mode in compiled code, and targets that the jump cache has not. Called with the guest's vector registers
  * in the host's and the general ones that C functions may clobber in struct cpu; this and all it
  * calls use no vector registers.
  */
@@ -11,15 +11,27 @@
 static const void *target(struct bt *bt, uint64_t flags)
 {
 	struct cpu *c = bt->cpu;
-	struct jump_entry *j = block_jump_entry(bt->bc, c->rip);
+	const struct jump_entry *j;
 
 	bt_enter_place(bt);
 	c->bt.flags = bt_flags_word(flags);
-	if (j->rip != c->rip || j->key != c->bt.key)
-		j = block_jump_second(bt->bc, j);
-	if (bt->stubs->single || block_branches_over(bt->bc) || j->rip != c->rip ||
-	    j->key != c->bt.key || j->native == bt->bc->no_native)
+	if (bt->stubs->single || block_branches_over(bt->bc))
 		return e_exec(&bt->stubs->e, bt->stubs->mode_left);
+	j = block_find_compiled(bt->bc, c->rip);
+	return j ? j->native : e_exec(&bt->stubs->e, bt->stubs->mode_left);
+}
+
+const void *bt_find(struct cpu *c)
+{
+	struct bt *bt = bt_of_code(c);
+	const struct jump_entry *j;
+
+	if (block_branches_over(bt->bc) || bt->redo)
+		return NULL;
+	j = block_find_compiled(bt->bc, c->rip);
+	if (!j)
+		return NULL;
+	bt_enter_place(bt);
 	return j->native;
 }
 

@@ -44,16 +44,17 @@ const uint8_t *bt_vec_enter(struct cpu *c, const struct bt_check *k)
  */
 static const void *next_code(struct bt *bt, struct cpu *c)
 {
-	const struct jump_entry *j = block_jump_entry(bt->bc, c->rip);
+	const struct jump_entry *j;
 
 	if (c->event || bt->redo || bt->counted || bt->stubs->single || debug_active(c) ||
-	    (c->rflags & FLAG_TF) || atomic_load_relaxed(&c->bt.stack_limit) == ~0ull ||
-	    j->rip != c->rip || j->key != block_jump_key(bt->bc, c->rip, 0) ||
-	    !atomic_load_acquire(&j->block->native))
+	    (c->rflags & FLAG_TF) || atomic_load_relaxed(&c->bt.stack_limit) == ~0ull)
+		return NULL;
+	j = block_find_compiled(bt->bc, c->rip);
+	if (!j)
 		return NULL;
 	c->rflags &= ~FLAG_RF;
 	bt_enter_block(bt);
-	return atomic_load_relaxed(&j->block->far_native);
+	return j->native;
 }
 
 /* State is in struct cpu: to leave with, or to go on with. */

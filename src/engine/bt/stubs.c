@@ -126,10 +126,8 @@ static void call_if(struct emit *e, const uint8_t *stub)
  * Before C code that may use vector or x87 registers: saves the guest's if they are in the host's.
  * Clobbers RAX.
  */
-static void save_vectors(struct bt_stubs *s)
+static void save_vectors(const struct bt_stubs *s, struct emit *e)
 {
-	struct emit *e = &s->e;
-
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
 	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
 	call_if(e, s->vec_save);
@@ -141,10 +139,8 @@ static void save_vectors(struct bt_stubs *s)
 }
 
 /* What vec_was and x87_was say is loaded again. Clobbers RAX. */
-static void load_vectors(struct bt_stubs *s)
+static void load_vectors(const struct bt_stubs *s, struct emit *e)
 {
-	struct emit *e = &s->e;
-
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_was));
 	call_if(e, s->x87_load);
 	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
@@ -210,10 +206,12 @@ static void emit_handed_over(struct bt_stubs *s)
 /* Jumped to with cpu->rip set. */
 static void emit_leave(struct bt_stubs *s, bool flags_mem)
 {
-	s->leave[flags_mem] = s->e.p;
-	spill(&s->e, flags_mem);
-	save_vectors(s);
-	emit_return(&s->e);
+	struct emit *e = &s->e;
+
+	s->leave[flags_mem] = e->p;
+	spill(e, flags_mem);
+	save_vectors(s, e);
+	emit_return(e);
 }
 
 /* Calls a C function with the CPU as first argument; RBX holds RSP meanwhile. */
@@ -235,12 +233,12 @@ static void emit_step(struct bt_stubs *s, bool flags_mem)
 
 	s->step[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(s);
+	save_vectors(s, e);
 	e_mov_rr(e, H_RSI, SCRATCH0);
 	call_c(e, bt_step);
 	e_code(e, 0x83, 0xf8, BT_STEP_ON); /* cmp eax, imm8 */
 	leave = e_jcc(e, CC_B);
-	load_vectors(s);
+	load_vectors(s, e);
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
@@ -254,7 +252,7 @@ static void emit_rest(struct bt_stubs *s, bool flags_mem)
 
 	s->rest[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(s);
+	save_vectors(s, e);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_rest);
 	e_jmp_to(e, s->handed_over);
@@ -270,7 +268,7 @@ static void emit_miss(struct bt_stubs *s, bool flags_mem)
 	spill(e, flags_mem);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	if (MISS_SAVES_VECTORS)
-		save_vectors(s);
+		save_vectors(s, e);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	e_mov_rr(e, H_RDX, SCRATCH0);
 	call_c(e, bt_miss);
@@ -278,12 +276,12 @@ static void emit_miss(struct bt_stubs *s, bool flags_mem)
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
 	if (MISS_SAVES_VECTORS)
-		load_vectors(s);
+		load_vectors(s, e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
 	if (!MISS_SAVES_VECTORS)
-		save_vectors(s);
+		save_vectors(s, e);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
 	e_jmp_to(e, s->handed_over);
@@ -298,14 +296,14 @@ static void emit_vec_enter(struct bt_stubs *s, bool flags_mem)
 
 	s->vec_enter[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(s);
+	save_vectors(s, e);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_vec_enter);
 	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
-	load_vectors(s);
+	load_vectors(s, e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
@@ -329,6 +327,25 @@ static void emit_user_returns(struct emit *e)
 	e_mov_rr(e, H_RSP, SCRATCH0);
 }
 
+void bt_emit_quick_call(const struct bt_stubs *s, struct emit *e, void *fn)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
+		e_store(e, caller_saved[n], GPR_OFF(caller_saved[n]));
+	e_mov_rr(e, H_RSI, SCRATCH0);
+	if (MISS_SAVES_VECTORS)
+		save_vectors(s, e);
+	e_load(e, H_RDI, CPU_OFF(bt.self));
+	e_push(e, H_RAX); /* entries have 16 bytes, so this aligns */
+	e_mov_imm64(e, H_RAX, (uintptr_t)fn);
+	e_code(e, 0xff, 0xd0); /* call rax */
+	e_pop(e, H_RCX);
+	e_mov_rr(e, SCRATCH1, H_RAX);
+	if (MISS_SAVES_VECTORS)
+		load_vectors(s, e);
+	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
+		e_load(e, caller_saved[n], GPR_OFF(caller_saved[n]));
+}
+
 /*
  * Jumped to with the struct bt_site in SCRATCH0 and the flags in cpu->bt.flags; fn is of mode.c.
  * Kernel code expects none of the returns of user code, but these stand until SYSRET.
@@ -339,24 +356,10 @@ static void emit_mode(struct bt_stubs *s, bool ret, void *fn)
 	uint8_t *refused;
 
 	s->mode[ret] = e->p;
-	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
-		e_store(e, caller_saved[n], GPR_OFF(caller_saved[n]));
 	e_store(e, SCRATCH0, CPU_OFF(bt.site));
-	if (MISS_SAVES_VECTORS)
-		save_vectors(s);
 	if (!ret)
 		e_store(e, H_RSP, CPU_OFF(bt.user_rsp));
-	e_mov_rr(e, H_RSI, SCRATCH0);
-	e_load(e, H_RDI, CPU_OFF(bt.self));
-	e_push(e, H_RAX); /* entries have 16 bytes, so this aligns */
-	e_mov_imm64(e, H_RAX, (uintptr_t)fn);
-	e_code(e, 0xff, 0xd0); /* call rax */
-	e_pop(e, H_RCX);
-	e_mov_rr(e, SCRATCH1, H_RAX);
-	if (MISS_SAVES_VECTORS)
-		load_vectors(s);
-	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
-		e_load(e, caller_saved[n], GPR_OFF(caller_saved[n]));
+	bt_emit_quick_call(s, e, fn);
 	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
 	refused = e_jcc(e, CC_E);
 	if (ret)

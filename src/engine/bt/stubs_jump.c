@@ -89,24 +89,31 @@ void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *mi
 
 /*
  * Where look-ups end that found nothing, with the target in SCRATCH0 and the branch's struct
- * bt_site (NULL if it is direct) in SCRATCH1. And where entries of the jump cache lead whose block
- * is not compiled, with the entry in SCRATCH1.
+ * bt_site (NULL if it is direct) in SCRATCH1: it may be found yet. Where entries of the jump cache
+ * lead whose block is not compiled, with the entry in SCRATCH1. And where to leave with cpu->rip set.
  */
 static void emit_lookup_miss(struct bt_stubs *s)
 {
 	struct emit *e = &s->e;
+	uint8_t *none;
 
 	s->no_native = e->p;
 	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_mov_imm32(e, SCRATCH1, 0);
-	s->lookup_miss = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(rip));
-	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, s->leave[1]);
-	/* With cpu->rip set. */
 	s->mode_left = e->p;
 	e_mov_imm32(e, SCRATCH1, 0);
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	e_jmp_to(e, s->leave[1]);
+	s->lookup_miss = e->p;
+	e_store(e, SCRATCH0, CPU_OFF(rip));
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	if (!s->single) {
+		bt_emit_quick_call(s, e, bt_find);
+		e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
+		none = e_jcc(e, CC_E);
+		e_jmp_reg(e, SCRATCH1);
+		e_patch_here(e, none);
+	}
 	e_jmp_to(e, s->leave[1]);
 }
 

@@ -36,6 +36,7 @@ void block_cache_forget(struct block_cache *bc)
 void block_cache_forget_room(struct block_cache *bc)
 {
 	bc->room = (struct code_room){0};
+	memset(bc->kept, 0, sizeof(bc->kept));
 	/* Other code is going to have them. */
 	tlb_clear_latches(&bc->cpu->tlb);
 	block_cache_forget(bc);
@@ -280,7 +281,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 static struct block *find_kept(struct block_cache *bc, const struct source *s, uint32_t key)
 {
 	gpa_t gpa = s->gfn << PAGE_SHIFT | (s->linear & ~PAGE_MASK);
-	struct block *b = code_find(bc->code, gpa, key, NO_GFN);
+	struct block *b = block_kept(bc, gpa, key);
 	const struct itlb_entry *e;
 
 	if (b || !code_crosses(bc->code, gpa, key))
@@ -329,14 +330,7 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 		b = build(bc, &s, key);
 	if (near_limit && rip + b->bytes - 1 > cpu->seg[SEG_CS].limit)
 		cpu_raise_gp(cpu);
-	if (b != bc->once && !near_limit) {
-		struct jump_entry *j = block_jump_entry(bc, rip);
-
-		*block_jump_second(bc, j) = *j;
-		j->rip = rip;
-		j->key = block_jump_key(bc, rip, key & BLOCK_SINGLE);
-		j->block = b;
-		j->native = block_entry(bc, b);
-	}
+	if (b != bc->once && !near_limit)
+		block_note_jump(bc, rip, key & BLOCK_SINGLE, b);
 	return b;
 }

@@ -16,6 +16,7 @@
 #define BLOCK_MAX_SLOTS (2 * BLOCK_MAX_INSNS + 1)
 
 #define JUMP_CACHE  (1u << 15)
+#define KEPT	    (1u << 15)
 #define PENDING_MAX 16
 
 /*
@@ -44,6 +45,7 @@ struct block_cache {
 	struct code_room room;
 	struct decoder decoder;
 	struct jump_entry jump[JUMP_CACHE];
+	struct block *kept[KEPT]; /* found lately, by address; some may be dead */
 	struct pending pending[PENDING_MAX];
 	unsigned next_pending;
 	uint64_t jump_gen;     /* changes when blocks are forgotten */
@@ -96,6 +98,17 @@ static inline bool block_key_upper(uint32_t key)
 
 /* The slow path of block_find(); raises the faults of fetching. */
 struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key);
+
+/* block_find.c: the block, of one page, or NULL. */
+struct block *block_kept(struct block_cache *bc, gpa_t gpa, uint32_t key);
+/* From now on the jump cache leads from rip to the block. */
+struct jump_entry *block_note_jump(struct block_cache *bc, uint64_t rip, uint32_t options,
+				   struct block *b);
+/*
+ * Where the compiled code for rip is, if the jump cache has it or what it takes to find it is at
+ * hand; NULL: block_find() may know more.
+ */
+const struct jump_entry *block_find_compiled(struct block_cache *bc, uint64_t rip);
 
 /* Spreads the same code in several address spaces over the jump cache. */
 static inline uint64_t block_jump_salt(const struct cpu *cpu, uint64_t rip)

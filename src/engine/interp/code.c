@@ -200,7 +200,7 @@ static void unlink_block(struct code_cache *cc, struct block *b)
 	while (*p != b)
 		p = &(*p)->hash_next;
 	atomic_store_release(p, b->hash_next);
-	b->dead = true;
+	atomic_store_relaxed(&b->dead, true);
 }
 
 static struct code_page **find_page(struct code_cache *cc, gfn_t gfn)

@@ -47,7 +47,7 @@ struct block {
 	bool single_checks; /* *compiled: no such groups */
 	bool any_half;	    /* *compiled: data may be in the half that the code is not in */
 	bool runs_long;	    /* *compiled: a loop that was seldom left */
-	bool dead;	    /* +it is not found any more */
+	bool dead;	    /* +it is not found any more; read by any thread */
 	/* *Compiled: groups of accesses that are looked up each time, and those that may soon be.
 	 */
 	uint64_t lookups, lookups_next;
