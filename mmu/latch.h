@@ -15,10 +15,10 @@
  * To flush is to take a new tag: one for the lower half of each PCID, and one for the upper half.
  *
  * Processes that run the same code would take its latches from each other at every switch. So there
- * are banks of latches for code of the lower half, one for each of a few PCIDs. Which bank is used is
- * never wrong, since tags tell what is in it. Compiled code has the latches at a
- * constant distance from GS; so the memory of the CPU is mapped as often as there are banks, each
- * time with another one in the place of the first (cpu_alloc()), and GS points to one such alias.
+ * are banks of latches for code of the lower half, one for each of a few PCIDs. Which bank is used
+ * is never wrong, since tags tell what is in it. Compiled code has the latches at a constant
+ * distance from GS; so the memory of the CPU is mapped as often as there are banks, each time with
+ * another one in the place of the first (cpu_alloc()), and GS points to one such alias.
  */
 #ifndef MMU_LATCH_H
 #define MMU_LATCH_H
@@ -46,7 +46,7 @@ struct latches {
 	uint64_t delta[2]; /* tag[] less the TLB's tag[], which latches are filled from */
 	/* Set by compiled code: a latch was filled under the half's tags. */
 	uint8_t filled[2];
-	uint8_t stored; /* also: one that allows stores, since all were renewed */
+	uint8_t stored;		    /* also: one that allows stores, since all were renewed */
 	uint16_t next;		    /* number of the next tag; those before are taken */
 	uint16_t oldest;	    /* lower half: numbers below it were flushed */
 	uint16_t pcid[LATCH_PCIDS]; /* number of the lower half's tag; 0: none */

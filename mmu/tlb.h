@@ -4,8 +4,8 @@
  *
  * Entries are tagged with their page's address and, in the low 12 bits, a number standing for the
  * address space: one for the lower half (renewed or switched by CR3 and PCID) and one for the upper
- * half, which survives CR3 switches: the few of its pages that are not global are dropped one by one. Flushing an address
- * space means giving it a new number.
+ * half, which survives CR3 switches: the few of its pages that are not global are dropped one by
+ * one. Flushing an address space means giving it a new number.
  *
  * First level: two direct-mapped arrays per access context, for loads and for stores, so that a hit
  * needs no permission check and a copy's source and destination do not compete.
@@ -87,8 +87,8 @@ struct tlb2_frame {
 #define TLB_OWN_PAGES  32
 
 /*
- * Pages of the upper half that are not global, of the address space in use: the next CR3 write drops
- * them, and compiled code keeps none of them in a latch.
+ * Pages of the upper half that are not global, of the address space in use: the next CR3 write
+ * drops them, and compiled code keeps none of them in a latch.
  */
 struct tlb_own {
 	gva_t lo;      /* the range that they lie in; compiled code reads it */
@@ -115,7 +115,8 @@ struct tlb {
 	struct tlb_own own;
 	uint16_t oldest_asid;	       /* numbers below it were flushed */
 	uint16_t pcid_asid[TLB_PCIDS]; /* lower half, by PCID */
-	uint64_t live[(TLB_MAX_ASID + 1) / 64 + 1]; /* numbers that stand for an address space now */
+	uint64_t
+		live[(TLB_MAX_ASID + 1) / 64 + 1]; /* numbers that stand for an address space now */
 	/*
 	 * A large page has an entry per small page, and INVLPG anywhere in it drops all. Bloom
 	 * filter of the 2 MiB regions, and by half the range of still larger pages, of which any

@@ -5,8 +5,8 @@
 #include "src/x86/cpu.h"
 
 /* What a bank is made of: two pieces of struct cpu. */
-#define PIECE(field)                                                        \
-	{                                                                   \
+#define PIECE(field)                                                          \
+	{                                                                     \
 		offsetof(struct cpu, field), sizeof(((struct cpu *)0)->field) \
 	}
 static const struct {

@@ -220,6 +220,7 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 
 	*g = *key;
 	g->ahead = false;
+	g->reg = NO_REG;
 	g->first = g->last = n;
 	g->check = a;
 	g->check_disp = key->lo;

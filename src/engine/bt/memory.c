@@ -113,9 +113,12 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 	} else {
 		tr_address(t, in, m, SCRATCH0, 0);
 	}
-	need_addend(t, a);
+	if (t->group[a->group].reg != NO_REG)
+		hm.index = t->group[a->group].reg;
+	else
+		need_addend(t, a);
 	if (one_scratch && hm.base == SCRATCH0) {
-		e_lea(t->e, SCRATCH1, SCRATCH0, SCRATCH1, 0, hm.disp);
+		e_lea(t->e, SCRATCH1, SCRATCH0, hm.index, 0, hm.disp);
 		t->addend = NO_GROUP;
 		hm = (struct host_mem){.base = SCRATCH1, .index = H_NONE};
 	}

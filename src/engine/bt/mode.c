@@ -1,7 +1,7 @@
 /*
- * Changes between user and kernel mode in compiled code, and targets that the jump cache has not. Called with the guest's vector registers
- * in the host's and the general ones that C functions may clobber in struct cpu; this and all it
- * calls use no vector registers.
+ * Changes between user and kernel mode in compiled code, and targets that the jump cache has not.
+ * Called with the guest's vector registers in the host's and the general ones that C functions may
+ * clobber in struct cpu; this and all it calls use no vector registers.
  */
 #include "src/engine/bt/bt_int.h"
 

@@ -16,6 +16,15 @@
 /* Mean number of rounds of a loop that is worth a second copy. */
 #define LONG_RUN 8
 
+struct strip {
+	const uint8_t *head;
+	const uint8_t *undo;		/* gives registers back, and goes to the first copy */
+	int counter;			/* a register that tells rounds apart, or -1 */
+	bool closed;			/* is_closed() */
+	uint8_t borrowed[CPU_BT_STRIP]; /* guest registers */
+	unsigned nborrowed;
+};
+
 /* The instruction that ends the loop, or t->n. */
 static unsigned loop_end(const struct tr *t)
 {
@@ -98,10 +107,71 @@ static bool moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDeco
 	return llabs(*stride) <= (int64_t)MAX_STRIDE && (!g->align || *stride % g->align == 0);
 }
 
-/* cpu->bt.rounds becomes less if the page of the first byte, in SCRATCH1, ends before. */
-static void emit_rounds(struct tr *t, const struct tr_group *g, int64_t stride)
+/* --- registers that the loop leaves alone ------------------------------------------------------
+ */
+
+static uint32_t registers_of(const struct tr_insn *in)
 {
-	unsigned distance = llabs(stride);
+	uint32_t used = 0;
+
+	for (unsigned k = 0; k < in->zi.operand_count; k++) {
+		const ZydisDecodedOperand *o = &in->op[k];
+		ZydisRegister r[3] = {o->reg.value};
+		unsigned n = 1;
+
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			r[0] = o->mem.base;
+			r[n++] = o->mem.index;
+		} else if (o->type != ZYDIS_OPERAND_TYPE_REGISTER) {
+			n = 0;
+		}
+		while (n-- > 0)
+			if (tr_gpr(r[n]) >= 0)
+				used |= 1u << tr_gpr(r[n]);
+	}
+	return used;
+}
+
+/*
+ * Borrows at most max registers that hold nothing the loop needs, to be given back by emit_undo().
+ * The first counts rounds in the head.
+ */
+static void borrow(struct tr *t, struct strip *s, unsigned max)
+{
+	uint32_t used = 1u << RSP;
+
+	for (unsigned n = 0; n < t->n; n++)
+		used |= registers_of(&t->in[n]);
+	for (unsigned r = 0; r < 16 && s->nborrowed < max; r++)
+		if (!(used >> r & 1) && host_reg_of(r) != IN_MEMORY)
+			s->borrowed[s->nborrowed++] = r;
+}
+
+static void emit_keep(struct tr *t, const struct strip *s)
+{
+	for (unsigned n = 0; n < s->nborrowed; n++)
+		e_store(t->e, host_reg_of(s->borrowed[n]), GPR_OFF(s->borrowed[n]));
+}
+
+static void emit_undo(struct tr *t, const struct strip *s)
+{
+	for (unsigned n = 0; n < s->nborrowed; n++)
+		e_load(t->e, host_reg_of(s->borrowed[n]), GPR_OFF(s->borrowed[n]));
+}
+
+static void to_first_copy(const struct strip *s, struct emit *e, uint8_t *from)
+{
+	e_patch_to(e, from, s->undo);
+}
+
+/* --- the head ----------------------------------------------------------------------------------
+ */
+
+/* The rounds become less if the page of the first byte, in SCRATCH1, ends before. */
+static void emit_rounds(struct tr *t, const struct strip *s, const struct tr_group *g,
+			int64_t stride)
+{
+	unsigned distance = llabs(stride), rounds = host_reg_of(s->borrowed[0]);
 	struct emit *e = t->e;
 
 	if (!stride)
@@ -118,15 +188,13 @@ static void emit_rounds(struct tr *t, const struct tr_group *g, int64_t stride)
 	}
 	e_code(e, 0x41, 0x83, 0xc2, 1); /* add r10d, imm8 */
 	/* Not by a jump, which nobody could predict. */
-	e_gs(e, false, 0x3b, SCRATCH0, CPU_OFF(bt.rounds)); /* cmp r10d, gs:[rounds] */
-	e_code(e, 0x65, 0x44, 0x0f, 0x47, 0x14, 0x25);	    /* cmova r10d, gs:[rounds] */
-	e32(e, CPU_OFF(bt.rounds));
-	e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.rounds));
+	e_code(e, 0x44 | rounds >> 3, 0x39, 0xd0 | (rounds & 7)); /* cmp rounds, r10d */
+	e_code(e, 0x41 | (rounds >> 3) << 2, 0x0f, 0x47, 0xc2 | (rounds & 7) << 3); /* cmova */
 }
 
-/* The page of a group and the rounds that stay in it; other: jumps taken where that fails. */
-static void emit_group(struct tr *t, const struct tr_group *g, const ZydisDecodedOperandMem *m,
-		       int64_t stride, uint8_t *other[2])
+/* The page of a group and the rounds that stay in it. */
+static void emit_group(struct tr *t, const struct strip *s, const struct tr_group *g,
+		       const ZydisDecodedOperandMem *m, int64_t stride)
 {
 	struct emit *e = t->e;
 
@@ -135,41 +203,65 @@ static void emit_group(struct tr *t, const struct tr_group *g, const ZydisDecode
 		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0,
 		      -(int)((g->lo - g->align_at) & (g->align - 1)));
 		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
-		other[0] = e_jcc(e, CC_NE);
+		to_first_copy(s, e, e_jcc(e, CC_NE));
 	}
-	emit_rounds(t, g, stride);
+	emit_rounds(t, s, g, stride);
 	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
-	other[1] = tr_first_level(t, g);
+	to_first_copy(s, e, tr_first_level(t, g));
 	e_store(e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
 }
 
-static void to_first_copy(struct tr *t, uint8_t *from)
+/* Which groups need no checks in the copy; how many. */
+static unsigned look_ahead(struct tr *t)
 {
-	e_patch_to(t->e, from, t->entry_near);
-}
+	ZydisDecodedOperandMem m;
+	unsigned ahead = 0;
+	int64_t stride;
 
-/* Finds groups without checks; false: there are none. */
-static bool emit_groups(struct tr *t)
-{
-	unsigned slot = 0;
-
-	for (unsigned n = 0; n < t->ngroups && slot < CPU_BT_STRIP; n++) {
+	for (unsigned n = 0; n < t->ngroups && ahead < CPU_BT_STRIP; n++) {
 		struct tr_group *g = &t->group[n];
-		ZydisDecodedOperandMem m;
-		uint8_t *other[2] = {0};
-		int64_t stride;
 
 		g->ahead = moves_evenly(t, g, &m, &stride);
 		if (!g->ahead)
 			continue;
 		g->latch = NO_LATCH;
-		g->slot = ADDEND_SLOTS + slot++;
-		emit_group(t, g, &m, stride, other);
-		for (unsigned k = 0; k < ARRAY_SIZE(other); k++)
-			if (other[k])
-				to_first_copy(t, other[k]);
+		g->slot = ADDEND_SLOTS + ahead++;
 	}
-	return slot;
+	return ahead;
+}
+
+static void emit_groups(struct tr *t, const struct strip *s)
+{
+	for (unsigned n = 0; n < t->ngroups; n++) {
+		const struct tr_group *g = &t->group[n];
+		ZydisDecodedOperandMem m;
+		int64_t stride;
+
+		if (g->ahead && moves_evenly(t, g, &m, &stride))
+			emit_group(t, s, g, &m, stride);
+	}
+}
+
+/* Nothing in the copy leaves it, but at its end. */
+static bool is_closed(const struct tr *t, unsigned ahead)
+{
+	if (ahead < t->ngroups)
+		return false;
+	for (unsigned n = 0; n + 1 < t->n; n++)
+		if (tr_is_jcc(&t->in[n]))
+			return false;
+	return true;
+}
+
+/* Then groups have their addends in registers, as far as these go. */
+static void emit_addends(struct tr *t, const struct strip *s)
+{
+	for (unsigned n = 0; n < MIN(t->ngroups, s->nborrowed); n++) {
+		struct tr_group *g = &t->group[n];
+
+		g->reg = host_reg_of(s->borrowed[n]);
+		e_load(t->e, g->reg, CPU_OFF(bt.addend) + 8 * g->slot);
+	}
 }
 
 /* A register that tells rounds apart: its number, or -1. */
@@ -185,19 +277,19 @@ static int counting_register(const struct tr *t)
 }
 
 /* cpu->bt.bound = what the counting register holds after so many rounds. */
-static void emit_bound(struct tr *t, unsigned counter)
+static void emit_bound(struct tr *t, const struct strip *s)
 {
-	int64_t stride = t->reg_values[t->n][counter].delta - t->reg_values[0][counter].delta;
+	int64_t stride = t->reg_values[t->n][s->counter].delta - t->reg_values[0][s->counter].delta;
+	unsigned rounds = host_reg_of(s->borrowed[0]);
 	struct emit *e = t->e;
 
 	if (stride != (int32_t)stride)
 		t->failed = true;
-	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.rounds));
-	e_code(e, 0x4d, 0x69, 0xd2), e32(e, stride); /* imul r10, r10, imm32 */
-	if (host_reg_of(counter) == IN_MEMORY)
-		e_gs(e, true, 0x03, SCRATCH0, GPR_OFF(counter));
+	e_code(e, 0x4c | rounds >> 3, 0x69, 0xd0 | (rounds & 7)), e32(e, stride); /* imul r10 */
+	if (host_reg_of(s->counter) == IN_MEMORY)
+		e_gs(e, true, 0x03, SCRATCH0, GPR_OFF(s->counter));
 	else
-		e_lea(e, SCRATCH0, SCRATCH0, host_reg_of(counter), 0, 0);
+		e_lea(e, SCRATCH0, SCRATCH0, host_reg_of(s->counter), 0, 0);
 	e_store(e, SCRATCH0, CPU_OFF(bt.bound));
 }
 
@@ -215,75 +307,110 @@ static void emit_again(struct tr *t, unsigned counter, const uint8_t *top)
 	e_jcc_to(e, CC_NE, top);
 }
 
-static bool emit_head(struct tr *t, unsigned counter)
+static void emit_head(struct tr *t, const struct strip *s)
 {
+	unsigned rounds = host_reg_of(s->borrowed[0]);
 	struct emit *e = t->e;
 
-	to_first_copy(t, bt_emit_wanted(e));
+	emit_keep(t, s);
+	to_first_copy(s, e, bt_emit_wanted(e));
 	if (t->vec_level)
-		to_first_copy(t, bt_emit_vec_below(e, t->vec_level));
-	e_code(e, 0x65, 0xc7, 0x04, 0x25); /* mov dword gs:[rounds], imm32 */
-	e32(e, CPU_OFF(bt.rounds)), e32(e, MAX_ROUNDS);
-	if (!emit_groups(t))
-		return false;
-	e_code(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[rounds], imm8 */
-	e32(e, CPU_OFF(bt.rounds)), e8(e, MIN_ROUNDS);
-	to_first_copy(t, e_jcc(e, CC_B));
-	emit_bound(t, counter);
-	return true;
+		to_first_copy(s, e, bt_emit_vec_below(e, t->vec_level));
+	e_mov_imm32(e, rounds, MAX_ROUNDS);
+	emit_groups(t, s);
+	e_code(e, 0x40 | rounds >> 3, 0x83, 0xf8 | (rounds & 7), MIN_ROUNDS); /* cmp rounds, imm8 */
+	to_first_copy(s, e, e_jcc(e, CC_B));
+	emit_bound(t, s);
+	if (s->closed)
+		emit_addends(t, s);
+	else
+		emit_undo(t, s);
 }
 
+/* --- the copy ----------------------------------------------------------------------------------
+ */
+
 /* Each round has to be paid for. */
-static void emit_count(struct tr *t)
+static void emit_count(struct tr *t, const struct strip *s)
 {
 	struct emit *e = t->e;
 
 	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.left));
 	e_code(e, 0x41, 0x83, 0xea, t->n); /* sub r10d, n */
-	to_first_copy(t, e_jcc(e, CC_S));
+	to_first_copy(s, e, e_jcc(e, CC_S));
 	e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.left));
 }
 
-static void emit_copy(struct tr *t, unsigned counter, const uint8_t *head)
+/* Behind the copy's last instruction, to the loop's top, the head, or what is behind the loop. */
+static void emit_end(struct tr *t, const struct strip *s, const uint8_t *top)
 {
 	struct tr_insn *end = &t->in[t->n - 1];
+	unsigned cc = (end->zi.opcode & 15) ^ 1;
 	struct emit *e = t->e;
-	const uint8_t *top = e->p;
+	uint8_t *exit = NULL;
+
+	tr_flags_before(t, end);
+	if (tr_is_jcc(end) && s->closed)
+		exit = e_jcc(e, cc);
+	else if (tr_is_jcc(end))
+		tr_exit(t, tr_next(end), cc);
+	/* At the top the flags are dead. */
+	emit_again(t, s->counter, top);
+	if (s->closed)
+		emit_undo(t, s);
+	e_jmp_to(e, s->head);
+	if (!exit)
+		return;
+	e_patch_here(e, exit);
+	emit_undo(t, s);
+	tr_exit(t, tr_next(end), TR_ALWAYS);
+}
+
+static void emit_copy(struct tr *t, const struct strip *s)
+{
+	const uint8_t *top = t->e->p;
 
 	if (t->bt->counted)
-		emit_count(t);
-	for (struct tr_insn *in = t->in; in < end; in++) {
+		emit_count(t, s);
+	for (struct tr_insn *in = t->in; in < &t->in[t->n - 1]; in++) {
 		tr_checks(t, in);
 		tr_flags_before(t, in);
 		in->emit(t, in);
 		tr_flags_after(t, in);
 	}
-	tr_flags_before(t, end);
-	if (tr_is_jcc(end))
-		tr_exit(t, tr_next(end), (end->zi.opcode & 15) ^ 1);
-	/* At the top the flags are dead. */
-	emit_again(t, counter, top);
-	e_jmp_to(e, head);
+	emit_end(t, s, top);
 }
 
-const uint8_t *tr_emit_strip(struct tr *t)
+/* False: there is no use. */
+static bool plan(struct tr *t, struct strip *s)
 {
-	struct emit *e = &t->bt->e;
-	uint8_t *head = e->p;
-	int counter;
+	unsigned ahead;
 
 	t->n = loop_end(t) + 1;
 	t->in[t->n - 1].follow = FOLLOW_NOTHING;
 	tr_start_passes(t);
-	t->e = e;
+	t->e = &t->bt->e;
 	tr_plan(t);
 	tr_flags(t);
 	tr_groups(t);
-	counter = counting_register(t);
-	if (counter < 0 || t->in[0].live_in || !emit_head(t, counter)) {
-		e->p = head;
+	s->counter = counting_register(t);
+	ahead = look_ahead(t);
+	s->closed = is_closed(t, ahead);
+	borrow(t, s, s->closed ? ahead : 1);
+	return ahead && s->counter >= 0 && s->nborrowed && !t->in[0].live_in;
+}
+
+const uint8_t *tr_emit_strip(struct tr *t)
+{
+	struct strip s = {0};
+
+	if (!plan(t, &s))
 		return NULL;
-	}
-	emit_copy(t, counter, head);
-	return head;
+	s.undo = t->e->p;
+	emit_undo(t, &s);
+	e_jmp_to(t->e, t->entry_near);
+	s.head = t->e->p;
+	emit_head(t, &s);
+	emit_copy(t, &s);
+	return s.head;
 }

@@ -90,7 +90,8 @@ void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *mi
 /*
  * Where look-ups end that found nothing, with the target in SCRATCH0 and the branch's struct
  * bt_site (NULL if it is direct) in SCRATCH1: it may be found yet. Where entries of the jump cache
- * lead whose block is not compiled, with the entry in SCRATCH1. And where to leave with cpu->rip set.
+ * lead whose block is not compiled, with the entry in SCRATCH1. And where to leave with cpu->rip
+ * set.
  */
 static void emit_lookup_miss(struct bt_stubs *s)
 {

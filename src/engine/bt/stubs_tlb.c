@@ -84,8 +84,8 @@ static void emit_set(struct emit *e, size_t off)
 }
 
 /*
- * Makes a latch's tag of the TLB's in SCRATCH0; clobbers RAX. Pages of the upper half that belong to
- * one address space (struct tlb_own) get 0, which no address matches.
+ * Makes a latch's tag of the TLB's in SCRATCH0; clobbers RAX. Pages of the upper half that belong
+ * to one address space (struct tlb_own) get 0, which no address matches.
  */
 static void emit_latch_tag(struct emit *e, bool upper)
 {

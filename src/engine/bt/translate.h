@@ -22,6 +22,7 @@
 #define UNIT_MAX_INSNS	96
 #define MAX_GROUPS	(2 * UNIT_MAX_INSNS)
 #define NO_GROUP	0xffff
+#define NO_REG		0xff
 #define ADDEND_SLOTS	CPU_BT_ADDENDS
 
 _Static_assert(UNIT_MAX_INSNS >= BLOCK_MAX_INSNS, "one block always fits");
@@ -111,6 +112,7 @@ struct tr_group {
 	uint8_t slot;	  /* then, where the addend is kept: index in cpu->bt.addend */
 	bool kept;	  /* there */
 	bool ahead;	  /* checked before a strip of the loop: strip.c */
+	uint8_t reg;	  /* then, the host register that has the addend, or NO_REG */
 };
 
 /* Offset of a field of a latch in struct cpu. */

@@ -63,10 +63,10 @@ struct block {
 
 /* Memory that one thread fills. All zero: none. */
 struct code_room {
-	unsigned region;	   /* its number + 1 */
-	uint8_t *hot, *hot_end;	   /* host code, in the writable mapping */
-	uint8_t *cold, *cold_end;  /* host code that seldom runs: kept apart */
-	char *data, *data_end;	   /* blocks, and what compiled code refers to */
+	unsigned region;		 /* its number + 1 */
+	uint8_t *hot, *hot_end;		 /* host code, in the writable mapping */
+	uint8_t *cold, *cold_end;	 /* host code that seldom runs: kept apart */
+	char *data, *data_end;		 /* blocks, and what compiled code refers to */
 	uint32_t latch[2], latch_end[2]; /* numbers of each VCPU's latches, by the code's half */
 };
 
