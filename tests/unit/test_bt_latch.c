@@ -22,7 +22,6 @@
 #define ALIGN_GPA  (CODE_GPA + 0x200)
 #define PAIR_GPA   (CODE_GPA + 0x300)
 #define STACK_GPA  (CODE_GPA + 0x400)
-#define APART_GPA  (CODE_GPA + 0x500)
 #define OLD	   0x1d
 #define NEW	   0xe3
 
@@ -30,7 +29,6 @@ CODE(load, "mov (%rdi), %rax; hlt")
 CODE(store, "mov %rax, (%rdi); hlt")
 CODE(load_aligned, "movaps (%rdi), %xmm0; movq %xmm0, %rax; hlt")
 CODE(load_pair, "mov (%rdi), %rax; mov 8(%rdi), %rbx; hlt")
-CODE(apart, "neg %rdi; cmp %rsi, %rdx; mov (%rdi), %rax; mov 0x40(%rdi), %rbx; setb %cl; hlt")
 /* Six groups, each of two accesses far from each other. */
 CODE(stack, "mov $0, %eax\n"
 	    ".irp n, 0, 1, 2, 3, 4, 5\n"
@@ -60,7 +58,6 @@ static int setup(void **state)
 	guest_cpu_load(g, ALIGN_GPA, load_aligned);
 	guest_cpu_load(g, PAIR_GPA, load_pair);
 	guest_cpu_load(g, STACK_GPA, stack);
-	guest_cpu_load(g, APART_GPA, apart);
 	g->ram[PAGE_A << PAGE_SHIFT] = OLD;
 	g->ram[PAGE_B << PAGE_SHIFT] = NEW;
 	*state = g;
@@ -388,38 +385,6 @@ static void test_misaligned_elsewhere(void **state)
 	}
 }
 
-static void load_apart(struct guest_cpu *g, uint32_t offset, bool below)
-{
-	struct cpu *c = g->cpu;
-	uint64_t first = offset + 1, second = offset + 2;
-
-	memcpy(g->ram + DATA_GPA + offset, &first, 8);
-	memcpy(g->ram + DATA_GPA + offset + 0x40, &second, 8);
-	c->gpr[RDX] = 5;
-	c->gpr[RSI] = below ? 6 : 5;
-	assert_int_equal(run(g, APART_GPA, -(gva_t)(DATA_GPA + offset)), INTERP_HALT);
-	assert_int_equal(c->gpr[RAX], first);
-	assert_int_equal(c->gpr[RBX], second);
-	assert_int_equal(c->gpr[RCX] & 0xff, below);
-}
-
-/* What a group that crosses pages is in the way of gets code of its own, and is as it was. */
-static void test_apart(void **state)
-{
-	struct guest_cpu *g = *state;
-	uint64_t compiled;
-
-	for (unsigned n = 0; n < WARM; n++)
-		load_apart(g, 0x100, n & 1);
-	compiled = g->stats.blocks_compiled;
-	for (unsigned n = 0; n < WARM; n++) {
-		/* In each of the two, and in neither. */
-		load_apart(g, n % 3 == 0 ? 0xfe0 : n % 3 == 1 ? 0xffc : 0xfbc, n & 1);
-		load_apart(g, 0x100, n & 2);
-	}
-	assert_true(g->stats.blocks_compiled > compiled);
-}
-
 #define STACK_PAGES 6
 
 static uint64_t *stack_page(struct guest_cpu *g, unsigned k)
@@ -588,7 +553,7 @@ int main(void)
 		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
 		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
 		TEST(test_distances), TEST(test_clearing), TEST(test_stack),
-		TEST(test_banks),     TEST(test_own),	   TEST(test_apart),
+		TEST(test_banks),     TEST(test_own),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

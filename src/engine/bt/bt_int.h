@@ -62,12 +62,6 @@ struct bt_check {
 	uint16_t group;	   /* of the accesses, in the unit */
 };
 
-/* Of the instruction that the check is for, in its page. */
-static inline uint32_t bt_check_off(const struct bt_check *k)
-{
-	return k->block_off + k->block->slot[k->slot].off;
-}
-
 /*
  * A jump at the end of a unit that may be patched to go straight to the next one, in the same page:
  * they are dropped together.

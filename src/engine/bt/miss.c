@@ -35,25 +35,6 @@ static void refresh(struct bt *bt, struct block *unit)
 	bt->bc->branch_gen++;
 }
 
-/*
- * The rest of the block, from the check's instruction on, with a check for each access; NULL: it is
- * not compiled.
- */
-static const uint8_t *rest_of_block(struct bt *bt, const struct bt_check *k)
-{
-	gpa_t gpa = (k->unit->gpa & PAGE_MASK) + bt_check_off(k);
-	struct block *b;
-
-	if (bt->stubs->single || (k->unit->key & BLOCK_REST))
-		return NULL;
-	b = block_kept(bt->bc, gpa, k->unit->key | BLOCK_REST);
-	if (!b || !atomic_load_acquire(&b->native))
-		return NULL;
-	bt->straddled = false;
-	bt->straddle_end = __builtin_ia32_rdtsc();
-	return atomic_load_relaxed(&b->far_native);
-}
-
 /* A page-crossing group. */
 static void note_straddle(struct bt *bt, struct block *unit)
 {
@@ -107,7 +88,7 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 		note_fills(bt, k);
 	if ((lo ^ (lo + k->span)) & PAGE_MASK) {
 		note_straddle(bt, k->unit);
-		return rest_of_block(bt, k);
+		return NULL;
 	}
 	if (!k->any_half && lo >> 63 != c->bt.page >> 63) {
 		if (atomic_load_relaxed(&k->unit->any_half))

@@ -3,11 +3,7 @@
 
 #include "src/base/atomic.h"
 #include "src/engine/interp/ops.h"
-#include "src/x86/mem.h"
 #include "src/x86/debug.h"
-
-/* So often the rest of a block is interpreted before it is compiled. */
-#define MANY_RESTS 4
 
 /* The highest level that the guest has enabled, and that raises no exception. */
 static unsigned vec_level(const struct cpu *c)
@@ -90,31 +86,11 @@ enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 	return BT_STEP_ON;
 }
 
-/* A group of accesses crossed a page: has what follows compiled apart if that goes on. */
-static void want_rest(struct bt *bt, const struct bt_check *k)
-{
-	struct cpu *c = bt->cpu;
-	uint64_t rip = c->bt.page + bt_check_off(k);
-	struct block *b;
-
-	/* No fault shall be raised here. */
-	if (bt->stubs->single || (k->unit->key & BLOCK_REST) || !mem_fetch_quick(c, rip))
-		return;
-	b = block_find(bt->bc, rip, BLOCK_REST);
-	if (b == bt->bc->once || atomic_load_relaxed(&b->native) || bt->redo)
-		return;
-	atomic_store_relaxed(&b->heat, atomic_load_relaxed(&b->heat) + 1);
-	if (atomic_load_relaxed(&b->heat) >= MANY_RESTS)
-		bt->redo = b;
-}
-
 void bt_rest(struct cpu *c, const struct bt_check *k)
 {
 	struct bt *bt = bt_of_code(c);
 	const struct insn *slot = &k->block->slot[k->slot];
 
-	if (bt->straddled)
-		want_rest(bt, k);
 	c->gpr[REG_PC] = c->bt.page + k->block_off;
 	bt_flags_unpack(c, c->bt.flags);
 	slot->exec(c, slot);

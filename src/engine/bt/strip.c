@@ -61,7 +61,7 @@ bool tr_has_strip(const struct tr *t)
 	unsigned end = loop_end(t);
 
 	if (end == t->n || t->bt->stubs->single || t->any_half || t->x87 || t->ctx == TLB_ALIGN ||
-	    t->in[0].live_in || (t->b->key & BLOCK_REST) || !runs_long(t, &t->in[end]))
+	    t->in[0].live_in || !runs_long(t, &t->in[end]))
 		return false;
 	for (unsigned n = 0; n <= end; n++)
 		if (!t->in[n].emit || t->in[n].may_leave || t->in[n].barrier)

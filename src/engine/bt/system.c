@@ -193,7 +193,7 @@ static void emit_ac(struct tr *t, struct tr_insn *in)
 		leave_barrier(e);
 	t->exit_key ^= BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC);
 	tr_exit(t, tr_next(in), TR_ALWAYS);
-	t->exit_key ^= BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC);
+	t->exit_key = t->b->key;
 }
 
 static bool plan_ac(struct tr *t, struct tr_insn *in)

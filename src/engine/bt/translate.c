@@ -167,7 +167,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->e = &bt->e;
 	t->entry = bt->e.p;
 	t->ctx = block_key_ctx(b->key);
-	t->exit_key = b->key & ~BLOCK_REST;
+	t->exit_key = b->key;
 	t->upper = block_key_upper(b->key);
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
 	t->nback = 0;

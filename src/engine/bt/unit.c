@@ -71,7 +71,7 @@ static const struct block *follow(struct tr *t)
 	struct tr_insn *last = &t->in[t->n - 1];
 	const struct block *next, *target;
 
-	if (!last->zi.length || last->insn->exec == op_vector || (t->b->key & BLOCK_REST))
+	if (!last->zi.length || last->insn->exec == op_vector)
 		return NULL;
 	/* A block without a branch is cut for its length, or ended by what its handler does. */
 	if (last->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE) {

@@ -260,8 +260,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->heat = 0;
 	b->straddles = 0;
 	b->lookups = b->lookups_next = 0;
-	b->single_checks = key & BLOCK_REST;
-	b->any_half = b->runs_long = b->dead = false;
+	b->single_checks = b->any_half = b->runs_long = b->dead = false;
 	b->code = NULL;
 	b->native = b->far_native = NULL;
 	b->unit = NULL;
@@ -311,7 +310,7 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	struct block *b;
 	bool near_limit = false;
 
-	if (find_second(bc, rip, key & BLOCK_OPTIONS))
+	if (find_second(bc, rip, key & BLOCK_SINGLE))
 		return block_jump_entry(bc, rip)->block;
 	STAT_INC(cpu->stats, jump_misses);
 	if (!cpu_code64(cpu)) {
@@ -332,6 +331,6 @@ struct block *block_find_slow(struct block_cache *bc, uint64_t rip, uint32_t key
 	if (near_limit && rip + b->bytes - 1 > cpu->seg[SEG_CS].limit)
 		cpu_raise_gp(cpu);
 	if (b != bc->once && !near_limit)
-		block_note_jump(bc, rip, key & BLOCK_OPTIONS, b);
+		block_note_jump(bc, rip, key & BLOCK_SINGLE, b);
 	return b;
 }

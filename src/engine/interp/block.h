@@ -58,9 +58,7 @@ struct block_cache {
 };
 
 /* Options of a look-up. */
-#define BLOCK_SINGLE  (1u << 15) /* one instruction per block */
-#define BLOCK_REST    (1u << 12) /* compiled code has a check for each access */
-#define BLOCK_OPTIONS (BLOCK_SINGLE | BLOCK_REST)
+#define BLOCK_SINGLE (1u << 15) /* one instruction per block */
 
 /* self: number of the CPU's own shootdown queue in its gmem, or ~0u. */
 int block_cache_init(struct block_cache *bc, struct cpu *cpu, unsigned self,
