@@ -113,10 +113,9 @@ struct tlb {
 	uint16_t next_asid;
 	uint16_t pcid;
 	struct tlb_own own;
-	uint16_t oldest_asid;	       /* numbers below it were flushed */
-	uint16_t pcid_asid[TLB_PCIDS]; /* lower half, by PCID */
-	uint64_t
-		live[(TLB_MAX_ASID + 1) / 64 + 1]; /* numbers that stand for an address space now */
+	uint16_t oldest_asid;			/* numbers below it were flushed */
+	uint16_t pcid_asid[TLB_PCIDS];		/* lower half, by PCID */
+	uint64_t live[(TLB_MAX_ASID + 2) / 64]; /* bits: numbers of address spaces */
 	/*
 	 * A large page has an entry per small page, and INVLPG anywhere in it drops all. Bloom
 	 * filter of the 2 MiB regions, and by half the range of still larger pages, of which any

@@ -171,8 +171,7 @@ struct cpu {
 		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */
 		uint64_t stack_limit;
 		uint64_t addend[CPU_BT_ADDENDS + CPU_BT_STRIP]; /* of accesses that were checked */
-		uint32_t rounds;     /* of a loop, before its accesses are checked again */
-		uint64_t bound;	     /* ... what a register of it holds then */
+		uint64_t bound;	     /* what a register of a loop holds when its strip ends */
 		const void *go_on;   /* where to go on in compiled code after C code, or NULL */
 		const void *check;   /* struct bt_check that failed */
 		const void *site;    /* struct bt_site of a change of mode */

@@ -73,11 +73,29 @@ CODE(copy,
      "1: mov (%rsi), %rax; mov %rax, (%rdi); add $24, %rsi; sub $40, %rdi; sub $1, %ecx; jnz 1b\n"
      "ud2")
 
+#define NAMED_BY_COPY (1u << RAX | 1u << RSI | 1u << RDI | 1u << RCX)
+
+/* Registers that the code does not name. */
+static void mark_others(struct guest_cpu *g, uint32_t named)
+{
+	for (unsigned r = 0; r < 16; r++)
+		if (r != RSP && !(named >> r & 1))
+			g->cpu->gpr[r] = 0x1122334455667788ull * (r + 3);
+}
+
+static void check_others(struct guest_cpu *g, uint32_t named)
+{
+	for (unsigned r = 0; r < 16; r++)
+		if (r != RSP && !(named >> r & 1))
+			assert_int_equal(g->cpu->gpr[r], 0x1122334455667788ull * (r + 3));
+}
+
 static void run_copy(struct guest_cpu *g, gva_t from, gva_t to)
 {
 	struct cpu *c = g->cpu;
 
 	fill_regions(g);
+	mark_others(g, NAMED_BY_COPY);
 	c->gpr[RSI] = from;
 	c->gpr[RDI] = to;
 	c->gpr[RCX] = ROUNDS;
@@ -91,6 +109,7 @@ static void check_copied(struct guest_cpu *g, gva_t from, gva_t to, unsigned rou
 	assert_int_equal(g->cpu->gpr[RSI], from + 24ull * rounds);
 	assert_int_equal(g->cpu->gpr[RDI], to - 40ull * rounds);
 	assert_int_equal(g->cpu->gpr[RCX], ROUNDS - rounds);
+	check_others(g, NAMED_BY_COPY);
 }
 
 static void test_pages(void **state)
@@ -134,6 +153,34 @@ static void test_faults(void **state)
 		assert_int_equal(g->cpu->rip, CODE_GPA + 3);
 		check_copied(g, from, to, stores);
 		map_page(g, TO + 0x7000, true, true);
+	}
+}
+
+/* A fault of an instruction that accesses nothing. */
+CODE(divides, "1: mov (%rsi), %ebx; mov %ecx, %eax; xor %edx, %edx; div %ebx; add $4, %rsi\n"
+	      "sub $1, %ecx; jnz 1b; ud2")
+
+static void test_divide(void **state)
+{
+	const uint32_t named = 1u << RAX | 1u << RBX | 1u << RCX | 1u << RDX | 1u << RSI;
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	guest_cpu_load(g, CODE_GPA, divides);
+	for (unsigned n = 0; n < 4; n++) {
+		gva_t zero = FROM + 4 * (1000 + 77 * n);
+
+		memset(g->ram + FROM, 3, SIZE);
+		memset(g->ram + where(zero), 0, 4);
+		mark_others(g, named);
+		c->gpr[RSI] = FROM;
+		c->gpr[RCX] = 2000;
+		assert_int_equal(guest_cpu_run_at(g, CODE_GPA, MAX_INSNS), INTERP_EXCEPTION);
+		assert_int_equal(c->exc.vector, EXC_DE);
+		assert_int_equal(c->gpr[RSI], zero);
+		assert_int_equal(c->gpr[RBX], 0);
+		assert_int_equal(c->gpr[RAX], c->gpr[RCX]);
+		check_others(g, named);
 	}
 }
 
@@ -224,8 +271,8 @@ static void test_code_in_the_way(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_pages), TEST(test_faults),	      TEST(test_indices),
-		TEST(test_chase), TEST(test_code_in_the_way),
+		TEST(test_pages),   TEST(test_faults), TEST(test_divide),
+		TEST(test_indices), TEST(test_chase),  TEST(test_code_in_the_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,5 +65,6 @@ bool tr_plan_divide(struct tr_insn *in)
 	    in->zi.operand_width < 32 || in->op[0].size < 32 || !tr_shape(in))
 		return false;
 	in->emit = emit_divide;
+	in->may_leave = true;
 	return true;
 }

@@ -242,7 +242,7 @@ static void emit_groups(struct tr *t, const struct strip *s)
 	}
 }
 
-/* Nothing in the copy leaves it, but at its end. */
+/* Nothing in the copy leaves it, but at its end: no check, no jump, and nothing that may_leave. */
 static bool is_closed(const struct tr *t, unsigned ahead)
 {
 	if (ahead < t->ngroups)
