@@ -9,6 +9,8 @@
 #include "src/engine/bt/translate.h"
 
 #define MAX_SLICE 30000u
+/* A bank is taken if address spaces are in use for so many times as long as that takes. */
+#define BANK_WORTH 8
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
 
@@ -72,15 +74,34 @@ void bt_destroy(struct bt *bt)
 	free(bt);
 }
 
-void bt_enter_thread(struct bt *bt)
+/* Returns what it took in cycles of the host's clock. */
+static uint64_t set_gs(const struct bt *bt)
 {
+	uint64_t start = __builtin_ia32_rdtsc();
+
 	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu_alias(bt->cpu, bt->bank));
+	return __builtin_ia32_rdtsc() - start;
 }
 
-void bt_take_bank(struct bt *bt, unsigned bank)
+void bt_enter_thread(struct bt *bt)
 {
+	set_gs(bt);
+	bt->gs_cycles = bt->counted ? 0 : set_gs(bt);
+}
+
+void bt_want_bank(struct bt *bt, unsigned bank)
+{
+	uint64_t now = __builtin_ia32_rdtsc(), worth = BANK_WORTH * bt->gs_cycles;
+
+	/* The mean of some, none of which counts for many. */
+	bt->bank_stay += MIN(now - bt->bank_time, 8 * worth) / 8;
+	bt->bank_stay -= bt->bank_stay / 8;
+	bt->bank_time = now;
+	bt->bank_wanted = bank;
+	if (bank == bt->bank || bt->bank_stay < worth)
+		return;
 	bt->bank = bank;
-	bt_enter_thread(bt);
+	set_gs(bt);
 }
 
 /* The unit is compiled again: every VCPU that looks it up or jumps to it comes to the new code. */

@@ -133,6 +133,10 @@ struct bt {
 	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
 	FILE *log, *perf_map;  /* see struct bt_config */
 	unsigned bank;	       /* of latches, that GS points to the alias of */
+	unsigned bank_wanted;  /* that of the address space in use */
+	uint64_t bank_time;    /* when that changed, by the host's clock */
+	uint64_t bank_stay;    /* mean of how long it did not, in cycles of it */
+	uint64_t gs_cycles;    /* what it takes to set GS: much on some virtual hosts */
 	uint32_t slice;	       /* instructions granted to this run */
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */
 	bool running;	       /* compiled code is on the stack */
@@ -224,8 +228,8 @@ static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
 	flags_set_arith(c, bt_flags_arith(ax));
 }
 
-/* bt.c */
-void bt_take_bank(struct bt *bt, unsigned bank);
+/* bt.c: the address space in use is another, with that bank. */
+void bt_want_bank(struct bt *bt, unsigned bank);
 
 /*
  * Sets what compiled code needs to know to run from cpu->rip on, but for the flags. Branches must
@@ -245,8 +249,8 @@ static inline void bt_enter_block(struct bt *bt)
 {
 	unsigned bank = bt->cpu->tlb.pcid % LATCH_BANKS;
 
-	if (bank != bt->bank)
-		bt_take_bank(bt, bank);
+	if (bank != bt->bank_wanted)
+		bt_want_bank(bt, bank);
 	if (block_branches_over(bt->bc))
 		block_clear_branches(bt->bc);
 	bt_enter_place(bt);
