@@ -121,7 +121,7 @@ static void clear_block(struct tlb *tlb, unsigned block)
 	}
 }
 
-/* The number that stood for an address space is was; 0: there was none. */
+/* The number that stood for an address space is was. 0 stands for none, and is never live. */
 static uint16_t replace_asid(struct tlb *tlb, uint16_t was, uint16_t asid)
 {
 	tlb->live[was / 64] &= ~(1ull << (was % 64));
@@ -152,7 +152,7 @@ static void restart(struct tlb *tlb)
 	settle_latches(tlb);
 }
 
-/* A number that no entry carries. */
+/* A number that no entry carries. May number all anew, so it is asked before what it replaces. */
 static uint16_t new_asid(struct tlb *tlb)
 {
 	if (tlb->next_asid > TLB_MAX_ASID)

@@ -107,8 +107,7 @@ static bool moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDeco
 	return llabs(*stride) <= (int64_t)MAX_STRIDE && (!g->align || *stride % g->align == 0);
 }
 
-/* --- registers that the loop leaves alone ------------------------------------------------------
- */
+/* --- registers that the loop leaves alone ------------------------------------------------- */
 
 static uint32_t registers_of(const struct tr_insn *in)
 {
@@ -164,8 +163,7 @@ static void to_first_copy(const struct strip *s, struct emit *e, uint8_t *from)
 	e_patch_to(e, from, s->undo);
 }
 
-/* --- the head ----------------------------------------------------------------------------------
- */
+/* --- the head ------------------------------------------------------------------------------ */
 
 /* The rounds become less if the page of the first byte, in SCRATCH1, ends before. */
 static void emit_rounds(struct tr *t, const struct strip *s, const struct tr_group *g,
@@ -327,8 +325,7 @@ static void emit_head(struct tr *t, const struct strip *s)
 		emit_undo(t, s);
 }
 
-/* --- the copy ----------------------------------------------------------------------------------
- */
+/* --- the copy ------------------------------------------------------------------------------ */
 
 /* Each round has to be paid for. */
 static void emit_count(struct tr *t, const struct strip *s)
