@@ -99,14 +99,15 @@ struct tlb_own {
 };
 
 struct tlb {
+	struct tlb2_frame frame[TLB2_SIZE];
+	uint32_t chain[TLB2_CHAINS]; /* first entry of a frame that hashes here, + 1 */
+	/* What follows up to the latches is read by compiled code. */
 	struct tlb_entry e[TLB_NCTX][TLB_KINDS][TLB_SIZE];
 	/* Address space numbers in use: [0] lower half, [1] upper half. Hot. */
 	uint64_t tag[2];
 	struct psc psc;
 	struct itlb_entry i[ITLB_SIZE];
 	struct tlb2_entry e2[TLB2_SIZE];
-	struct tlb2_frame frame[TLB2_SIZE];
-	uint32_t chain[TLB2_CHAINS]; /* first entry of a frame that hashes here, + 1 */
 	uint64_t used[TLB2_SIZE / TLB2_BLOCK /
 		      64]; /* blocks of the second level that are not empty */
 	unsigned victim;   /* whose turn it is to go when a set is full */

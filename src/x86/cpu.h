@@ -15,6 +15,7 @@
 #include "mmu/gmem.h"
 #include "mmu/tlb.h"
 #include "src/base/clock.h"
+#include "src/base/huge.h"
 #include "src/base/stats.h"
 #include "src/base/types.h"
 #include "src/x86/arch.h"
@@ -219,6 +220,13 @@ struct cpu {
  */
 struct cpu *cpu_alloc(size_t size);
 void cpu_free(struct cpu *cpu);
+/*
+ * Has the kernel put what compiled code reads into huge pages (base/huge.h), by the VCPU's thread:
+ * the software TLB; and latches around the n-th of one half, the lower one's in the alias's bank.
+ */
+void cpu_huge_tlb(struct cpu *cpu);
+void cpu_huge_latches(struct cpu *alias, bool upper, uint32_t n);
+#define CPU_HUGE_LATCHES (HUGE_PAGE / sizeof(struct latch)) /* at once */
 /* The CPU's alias with bank n. */
 static inline struct cpu *cpu_alias(struct cpu *cpu, unsigned n)
 {

@@ -87,6 +87,23 @@ void bt_enter_thread(struct bt *bt)
 {
 	set_gs(bt);
 	bt->gs_cycles = bt->counted ? 0 : set_gs(bt);
+	if (!bt->counted)
+		cpu_huge_tlb(bt->cpu);
+}
+
+void bt_huge_latches(struct bt *bt)
+{
+	for (unsigned upper = 0; upper < 2; upper++) {
+		uint8_t *done = &bt->huge[upper ? LATCH_BANKS : bt->bank];
+		uint32_t n = bt->bc->room.latch[upper] % LATCHES;
+		uint8_t bit = 1u << n / CPU_HUGE_LATCHES;
+
+		_Static_assert(LATCHES / CPU_HUGE_LATCHES <= 8, "bits");
+		if (bt->counted || (*done & bit))
+			continue;
+		*done |= bit;
+		cpu_huge_latches(cpu_alias(bt->cpu, bt->bank), upper, n);
+	}
 }
 
 void bt_want_bank(struct bt *bt, unsigned bank)
@@ -102,6 +119,7 @@ void bt_want_bank(struct bt *bt, unsigned bank)
 		return;
 	bt->bank = bank;
 	set_gs(bt);
+	bt_huge_latches(bt);
 }
 
 /* The unit is compiled again: every VCPU that looks it up or jumps to it comes to the new code. */

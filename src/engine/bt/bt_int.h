@@ -140,6 +140,7 @@ struct bt {
 	uint32_t slice;	       /* instructions granted to this run */
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */
 	bool running;	       /* compiled code is on the stack */
+	uint8_t huge[LATCH_BANKS + 1]; /* latches in huge pages, as bits; last: of the upper half */
 	bool in_cpu;	       /* the block was left by a handler: flags are in struct cpu */
 };
 
@@ -228,7 +229,9 @@ static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
 	flags_set_arith(c, bt_flags_arith(ax));
 }
 
-/* bt.c: the address space in use is another, with that bank. */
+/* bt.c: latches of the room in use go to huge pages, those of the lower half in the bank in use. */
+void bt_huge_latches(struct bt *bt);
+/* The address space in use is another, with that bank. */
 void bt_want_bank(struct bt *bt, unsigned bank);
 
 /*
@@ -268,8 +271,8 @@ static inline void bt_enter_block(struct bt *bt)
 void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier);
 static inline void bt_emit_forget_user(struct emit *e)
 {
-	e_code(e, 0x65, 0x48, 0xc7, 0x04, 0x25); /* mov qword gs:[user_rsp], imm32 */
-	e32(e, CPU_OFF(bt.user_rsp));
+	e_code(e, 0x65, 0x48, 0xc7); /* mov qword gs:[user_rsp], imm32 */
+	e_field(e, 0, CPU_OFF(bt.user_rsp), 4);
 	e32(e, 0);
 }
 
@@ -292,8 +295,8 @@ static inline uint8_t *bt_emit_wanted(struct emit *e)
 /* Returns the jump taken unless the vector registers are in the host's, for such instructions. */
 static inline uint8_t *bt_emit_vec_below(struct emit *e, unsigned level)
 {
-	e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[level], imm8 */
-	e32(e, CPU_OFF(bt.vec_level));
+	e_code(e, 0x65, 0x80); /* cmp byte gs:[level], imm8 */
+	e_field(e, 7, CPU_OFF(bt.vec_level), 1);
 	e8(e, level);
 	return e_jcc(e, CC_B);
 }
@@ -317,8 +320,8 @@ static inline void bt_emit_flags_save(struct emit *e, unsigned tmp)
 /* Clobbers RAX. */
 static inline void bt_emit_flags_load(struct emit *e)
 {
-	e_code(e, 0x65, 0x0f, 0xb7, 0x04, 0x25); /* movzx eax, word gs:[flags] */
-	e32(e, CPU_OFF(bt.flags));
+	e_code(e, 0x65, 0x0f, 0xb7); /* movzx eax, word gs:[flags] */
+	e_field(e, H_RAX, CPU_OFF(bt.flags), 0);
 	e_code(e, 0x04, 0x7f, 0x9e); /* add al, 0x7f: sets OF if al is 1; sahf */
 }
 

@@ -118,8 +118,8 @@ static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 
 	s->retry = e->p;
 	emit_span(t, s);
-	e_code(e, 0x65, 0xc7, 0x04, 0x25); /* mov dword gs:[latch], imm32 */
-	e32(e, CPU_OFF(bt.latch)), e32(e, g->latch * sizeof(struct latch));
+	e_code(e, 0x65, 0xc7); /* mov dword gs:[latch], imm32 */
+	e_field(e, 0, CPU_OFF(bt.latch), 4), e32(e, g->latch * sizeof(struct latch));
 	e_call_to(e, t->bt->stubs->latch_fill[t->ctx][kind_of(g)][t->upper]);
 	e_jcc_to(e, CC_AE, s->done);
 }

@@ -97,10 +97,10 @@ static uint8_t *emit_far(struct tr *t, uint32_t latch, int64_t target, unsigned 
 	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(bt.branch_tag));
 	e_gs(e, true, 0x3b, SCRATCH0, TR_LATCH(latch, base));
 	miss = e_jcc(e, CC_NE);
-	e_code(e, 0x65, 0x48, 0x81, 0x04, 0x25); /* add qword gs:[page], imm32 */
-	e32(e, CPU_OFF(bt.page)), e32(e, target & PAGE_MASK);
-	e_code(e, 0x65, 0xff, 0x04 | op << 3, 0x25); /* jmp or call gs:[native] */
-	e32(e, TR_LATCH(latch, native));
+	e_code(e, 0x65, 0x48, 0x81); /* add qword gs:[page], imm32 */
+	e_field(e, 0, CPU_OFF(bt.page), 4), e32(e, target & PAGE_MASK);
+	e_code(e, 0x65, 0xff); /* jmp or call gs:[native] */
+	e_field(e, op, TR_LATCH(latch, native), 0);
 	return miss;
 }
 

@@ -77,11 +77,29 @@ static inline uint8_t *e_exec(const struct emit *e, uint8_t *p)
 	return p + e->to_exec;
 }
 
+/*
+ * ModRM and what follows it for a field of struct cpu, gs:[off]; the instruction begins with 0x65
+ * and ends with imm bytes of an immediate operand. Relative to RIP it is shorter by one byte, which
+ * reaches from low addresses.
+ */
+static inline void e_field(struct emit *e, unsigned reg, size_t off, unsigned imm)
+{
+	uintptr_t next = (uintptr_t)e_exec(e, e->p) + 5 + imm;
+
+	if (next <= INT32_MAX) {
+		e8(e, 0x05 | (reg & 7) << 3);
+		e32(e, off - next);
+	} else {
+		e_code(e, 0x04 | (reg & 7) << 3, 0x25);
+		e32(e, off);
+	}
+}
+
 /* One-byte-opcode instruction with a field of struct cpu as memory operand: gs:[off]. */
 static inline void e_gs(struct emit *e, bool w, uint8_t op, unsigned reg, size_t off)
 {
-	e_code(e, 0x65, 0x40 | (w ? 8 : 0) | (reg >> 3) << 2, op, 0x04 | (reg & 7) << 3, 0x25);
-	e32(e, off);
+	e_code(e, 0x65, 0x40 | (w ? 8 : 0) | (reg >> 3) << 2, op);
+	e_field(e, reg, off, 0);
 }
 
 /* The same with a register as base: gs:[base + off]; base is not RSP or R12. */

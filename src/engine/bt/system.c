@@ -12,8 +12,8 @@
 /* op gs:[off], imm32; ext: the operation (81 /ext), 32 bits. */
 static void gs_imm(struct emit *e, unsigned ext, size_t off, uint32_t imm)
 {
-	e_code(e, 0x65, 0x81, 0x04 | ext << 3, 0x25);
-	e32(e, off);
+	e_code(e, 0x65, 0x81);
+	e_field(e, ext, off, 4);
 	e32(e, imm);
 }
 
@@ -24,15 +24,15 @@ static void gs_imm(struct emit *e, unsigned ext, size_t off, uint32_t imm)
 /* test dword gs:[off], imm32 */
 static void gs_test(struct emit *e, size_t off, uint32_t imm)
 {
-	e_code(e, 0x65, 0xf7, 0x04, 0x25);
-	e32(e, off);
+	e_code(e, 0x65, 0xf7);
+	e_field(e, 0, off, 4);
 	e32(e, imm);
 }
 
 static void is_zero(struct emit *e, bool w, size_t off)
 {
-	e_code(e, 0x65, 0x40 | (w ? 8 : 0), 0x83, 0x3c, 0x25); /* cmp gs:[off], imm8 */
-	e32(e, off);
+	e_code(e, 0x65, 0x40 | (w ? 8 : 0), 0x83); /* cmp gs:[off], imm8 */
+	e_field(e, 7, off, 1);
 	e8(e, 0);
 }
 
@@ -147,8 +147,8 @@ static void set_ctx(struct emit *e, enum tlb_ctx ctx)
 	e_lea(e, SCRATCH0, SCRATCH0, H_NONE, 0,
 	      CPU_OFF(tlb.e) + ctx * sizeof(((struct cpu *)0)->tlb.e[0]));
 	e_store(e, SCRATCH0, CPU_OFF(tlb_cur));
-	e_code(e, 0x65, 0xc6, 0x04, 0x25); /* mov byte gs:[ctx], imm8 */
-	e32(e, CPU_OFF(ctx));
+	e_code(e, 0x65, 0xc6); /* mov byte gs:[ctx], imm8 */
+	e_field(e, 0, CPU_OFF(ctx), 1);
 	e8(e, ctx);
 	gs_imm(e, EXT_XOR, CPU_OFF(bt.key), BLOCK_KEY_CTX(TLB_SUPER ^ TLB_SUPER_AC));
 }

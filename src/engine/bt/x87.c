@@ -59,8 +59,8 @@ static void emit_pointers(struct tr *t, const struct tr_insn *in)
 		e_store(e, SCRATCH0, CPU_OFF(bt.x87_page));
 		t->x87_paged = true;
 	}
-	e_code(e, 0x65, 0xc7, 0x04, 0x25); /* mov dword gs:[x87_ip], imm32 */
-	e32(e, CPU_OFF(bt.x87_ip));
+	e_code(e, 0x65, 0xc7); /* mov dword gs:[x87_ip], imm32 */
+	e_field(e, 0, CPU_OFF(bt.x87_ip), 4);
 	e32(e, fop << 12 | in->off);
 }
 
@@ -92,8 +92,8 @@ static void emit_load_control(struct tr *t, struct tr_insn *in)
 	e_code(e, 0x41, 0xf6, 0xc2, X87_EXCEPTIONS); /* test r10b, imm8 */
 	t->slow[t->nslow++] = (struct tr_slow){
 		.kind = SLOW_REST, .from = e_jcc(e, CC_NE), .at = in, .mem = t->flags_mem};
-	e_code(e, 0x65, 0xd9, 0x2c, 0x25); /* fldcw gs:[x87_cw] */
-	e32(e, CPU_OFF(bt.x87_cw));
+	e_code(e, 0x65, 0xd9); /* fldcw gs:[x87_cw] */
+	e_field(e, 5, CPU_OFF(bt.x87_cw), 0);
 }
 
 /* --- planning ------------------------------------------------------------------------------ */
@@ -119,8 +119,8 @@ void tr_emit_x87_check(struct tr *t, struct tr_insn *at)
 
 	tr_flags_clobber(t, at->live_in, SCRATCH0);
 	retry = e->p;
-	e_code(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[live], 0 */
-	e32(e, CPU_OFF(bt.x87_live));
+	e_code(e, 0x65, 0x80); /* cmp byte gs:[live], 0 */
+	e_field(e, 7, CPU_OFF(bt.x87_live), 1);
 	e8(e, 0);
 	t->slow[t->nslow++] = (struct tr_slow){.kind = SLOW_ENTER,
 					       .from = e_jcc(e, CC_E),

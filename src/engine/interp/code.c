@@ -6,6 +6,7 @@
 
 #include "mmu/latch.h"
 #include "src/base/atomic.h"
+#include "src/base/huge.h"
 #include "src/base/log.h"
 
 /* Sized for a database server and its kernel; what is not used stays untouched. */
@@ -45,37 +46,48 @@ struct code_cache {
 	unsigned rooms;	    /* of each region */
 	size_t data, code;  /* bytes of a room; code: hot and cold each */
 	char *data_mem;	    /* rooms one after the other */
-	uint8_t *code_mem;  /* writable mapping: stubs, hot code of all rooms, cold code */
+	uint8_t *code_mem;  /* writable mapping: hot code of all rooms, cold code, stubs */
 	uint8_t *code_exec; /* the mapping that runs */
 };
 
+/* Hot and cold code of all rooms. */
+static size_t rooms_size(const struct code_cache *cc)
+{
+	return 2 * REGIONS * cc->rooms * cc->code;
+}
+
 static size_t code_size(const struct code_cache *cc)
 {
-	return STUB_BYTES + 2 * REGIONS * cc->rooms * cc->code;
+	return rooms_size(cc) + STUB_BYTES;
 }
 
 /*
  * Two mappings of the same memory: an anonymous shared one, which perf looks up in its map of
- * symbols, and a copy that runs.
+ * symbols, and a copy that runs. That is in the lowest 2 GiB of addresses if there is room, where
+ * code reaches struct cpu by shorter instructions (emit.h).
  */
 static int map_code(struct code_cache *cc)
 {
+	const int shared = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, move = MREMAP_MAYMOVE | MREMAP_FIXED;
 	size_t size = code_size(cc);
 
-	cc->code_mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (cc->code_mem == MAP_FAILED)
-		return -errno;
-	cc->code_exec = mremap(cc->code_mem, 0, size, MREMAP_MAYMOVE);
-	if (cc->code_exec == MAP_FAILED || mprotect(cc->code_exec, size, PROT_READ | PROT_EXEC))
+	cc->code_mem = huge_map(size, PROT_NONE, 0);
+	cc->code_exec = huge_map(size, PROT_NONE, MAP_32BIT);
+	if (!cc->code_exec)
+		cc->code_exec = huge_map(size, PROT_NONE, 0);
+	if (!cc->code_mem || !cc->code_exec)
+		return -ENOMEM;
+	if (mmap(cc->code_mem, size, PROT_READ | PROT_WRITE, shared, -1, 0) == MAP_FAILED ||
+	    mremap(cc->code_mem, 0, size, move, cc->code_exec) == MAP_FAILED ||
+	    mprotect(cc->code_exec, size, PROT_READ | PROT_EXEC))
 		return -errno;
 	return 0;
 }
 
 static int allocate(struct code_cache *cc, bool code)
 {
-	cc->data_mem = mmap(NULL, REGIONS * cc->rooms * cc->data, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (cc->data_mem == MAP_FAILED)
+	cc->data_mem = huge_map(REGIONS * cc->rooms * cc->data, PROT_READ | PROT_WRITE, 0);
+	if (!cc->data_mem)
 		return -errno;
 	for (unsigned n = 0; n < REGIONS; n++) {
 		cc->region[n].ticket = calloc(MAX(cc->gm->nqueues, 1), sizeof(uint64_t));
@@ -95,8 +107,6 @@ int code_cache_create(struct code_cache **out, struct gmem *gm, size_t data_byte
 	if (!cc)
 		return -ENOMEM;
 	cc->gm = gm;
-	cc->data_mem = MAP_FAILED;
-	cc->code_mem = cc->code_exec = MAP_FAILED;
 	pthread_mutex_init(&cc->lock, NULL);
 	cc->rooms = MAX(MIN(data / MIN_DATA, MAX_ROOMS), 4);
 	cc->data = ALIGN_UP(MAX(data / cc->rooms, MIN_DATA), PAGE_SIZE);
@@ -122,11 +132,11 @@ void code_cache_destroy(struct code_cache *cc)
 		}
 	for (unsigned n = 0; n < REGIONS; n++)
 		free(cc->region[n].ticket);
-	if (cc->data_mem != MAP_FAILED)
+	if (cc->data_mem)
 		munmap(cc->data_mem, REGIONS * cc->rooms * cc->data);
-	if (cc->code_mem != MAP_FAILED)
+	if (cc->code_mem)
 		munmap(cc->code_mem, code_size(cc));
-	if (cc->code_exec != MAP_FAILED)
+	if (cc->code_exec)
 		munmap(cc->code_exec, code_size(cc));
 	pthread_mutex_destroy(&cc->lock);
 	free(cc);
@@ -135,7 +145,7 @@ void code_cache_destroy(struct code_cache *cc)
 uint8_t *code_stubs(struct code_cache *cc, size_t *size)
 {
 	*size = STUB_BYTES;
-	return cc->code_mem;
+	return cc->code_mem + rooms_size(cc);
 }
 
 ptrdiff_t code_to_exec(const struct code_cache *cc)
@@ -335,6 +345,16 @@ static bool open_next(struct code_cache *cc, bool *retired)
 	return true;
 }
 
+/* The huge pages that begin in a room of code. */
+static void use_huge(const struct code_cache *cc, uint8_t *code)
+{
+	uint8_t *first = (uint8_t *)ALIGN_UP((uintptr_t)code, HUGE_PAGE);
+	uint8_t *end = (uint8_t *)ALIGN_UP((uintptr_t)code + cc->code, HUGE_PAGE);
+
+	if (first < code + cc->code)
+		huge_collapse(first, MIN(end, cc->code_mem + code_size(cc)) - first);
+}
+
 /* The next room of the open region. */
 static void hand_out(struct code_cache *cc, struct code_room *room)
 {
@@ -351,10 +371,12 @@ static void hand_out(struct code_cache *cc, struct code_room *room)
 	}
 	if (!cc->code)
 		return;
-	room->hot = cc->code_mem + STUB_BYTES + n * cc->code;
+	room->hot = cc->code_mem + n * cc->code;
 	room->hot_end = room->hot + cc->code;
 	room->cold = room->hot + REGIONS * cc->rooms * cc->code;
 	room->cold_end = room->cold + cc->code;
+	use_huge(cc, room->hot);
+	use_huge(cc, room->cold);
 }
 
 bool code_take_room(struct code_cache *cc, struct code_room *room, bool *retired)
