@@ -55,6 +55,21 @@ enum seg_index {
 	SEG_COUNT
 };
 
+#define JUMP_CACHE (1u << 15)
+
+/*
+ * rip -> block, while the virtual-to-physical mapping that led there stands: see interp/block.h. An
+ * entry that loses its place to another goes to the neighbouring one.
+ */
+struct jump_entry {
+	uint64_t rip;
+	uint64_t key;
+	struct block *block;
+	void *native; /* the block's far_native, or the cache's no_native */
+};
+
+_Static_assert(sizeof(struct jump_entry) == 32, "compiled code indexes the jump cache");
+
 struct seg {
 	uint64_t base;
 	uint32_t limit; /* in bytes, granularity applied */
@@ -188,10 +203,9 @@ struct cpu {
 		uint16_t x87_cw;   /* operand of an FLDCW */
 		uint64_t page;	   /* linear address of the page the running block starts in */
 		uint64_t key;  /* of the jump cache, for the half of addresses that code lies in */
-		uint64_t salt; /* of the jump cache's index, for the same half */
+		uint64_t salt; /* of the jump cache's index, for the same half: 32 bits */
 		uint64_t branch_tag; /* of latches of branches, for the same half */
 		uint32_t latch;	     /* to be filled: its offset among them */
-		void *jump;	     /* the jump cache */
 		void *branch;	/* struct bt_site of the indirect branch being looked up, or NULL */
 		void *exit;	/* struct bt_exit by which compiled code was left, or NULL */
 		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
@@ -211,6 +225,8 @@ struct cpu {
 	gpa_t rmw_gpa[2];	     /* of both pages of the operand of mem_rmw_ptr() */
 	uint8_t vec_buf[64]
 		__attribute__((aligned(64))); /* memory operand of a vector instruction */
+	/* Up to the latches: what compiled code reads, apart, for huge pages. */
+	struct jump_entry jump[JUMP_CACHE] __attribute__((aligned(PAGE_SIZE)));
 	struct tlb tlb;
 };
 
@@ -222,9 +238,9 @@ struct cpu *cpu_alloc(size_t size);
 void cpu_free(struct cpu *cpu);
 /*
  * Has the kernel put what compiled code reads into huge pages (base/huge.h), by the VCPU's thread:
- * the software TLB; and latches around the n-th of one half, the lower one's in the alias's bank.
+ * the jump cache and the software TLB; and latches around the n-th of one half, the lower one's in the alias's bank.
  */
-void cpu_huge_tlb(struct cpu *cpu);
+void cpu_huge_caches(struct cpu *cpu);
 void cpu_huge_latches(struct cpu *alias, bool upper, uint32_t n);
 #define CPU_HUGE_LATCHES (HUGE_PAGE / sizeof(struct latch)) /* at once */
 /* The CPU's alias with bank n. */

@@ -85,10 +85,10 @@ void cpu_free(struct cpu *cpu)
 		munmap((char *)cpu - SKIP, LATCH_BANKS * cpu->tlb.latches.stride);
 }
 
-void cpu_huge_tlb(struct cpu *cpu)
+void cpu_huge_caches(struct cpu *cpu)
 {
 	char *end = (char *)cpu + LATCH;
-	size_t size = end - (char *)&cpu->tlb.e;
+	size_t size = LATCH - offsetof(struct cpu, jump);
 
 	huge_collapse(end - ALIGN_UP(size, HUGE_PAGE), ALIGN_UP(size, HUGE_PAGE));
 }

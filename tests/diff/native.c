@@ -184,6 +184,9 @@ static int map_all(bool code_writable)
 		err = map_at(SAVED_BASE, SAVED_SIZE, rw, own, -1);
 	if (!err)
 		err = map_at(RO_BASE, RO_SIZE, PROT_READ, own, -1);
+	/* Where the monitor's code would lie, at addresses that programs may use. */
+	if (!err && mmap((void *)GIB(1), GIB(1), PROT_NONE, own | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+		err = -errno;
 	return err;
 }
 

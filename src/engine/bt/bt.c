@@ -88,7 +88,7 @@ void bt_enter_thread(struct bt *bt)
 	set_gs(bt);
 	bt->gs_cycles = bt->counted ? 0 : set_gs(bt);
 	if (!bt->counted)
-		cpu_huge_tlb(bt->cpu);
+		cpu_huge_caches(bt->cpu);
 }
 
 void bt_huge_latches(struct bt *bt)
@@ -170,7 +170,6 @@ void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 	struct cpu *c = bt->cpu;
 	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->stubs->enter);
 
-	c->bt.jump = bt->bc->jump;
 	bt_enter_block(bt);
 	c->bt.exit = NULL;
 	c->bt.branch = NULL;

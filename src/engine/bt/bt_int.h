@@ -95,7 +95,7 @@ struct bt_stubs {
 	bool single;	    /* compiled code returns after each unit */
 	uint64_t published; /* units so far; written under the code cache's lock */
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
-	uint8_t *enter, *handed_over, *lookup_miss, *no_native, *ret_miss, *underflow;
+	uint8_t *enter, *handed_over, *second, *not_cached, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
 	uint8_t *mode[2]; /* SYSCALL, SYSRET */
 	uint8_t *mode_left;
@@ -158,8 +158,9 @@ void bt_emit_jump_stubs(struct bt_stubs *s);
  * there. Emits jumps out for when it is not where it belongs.
  */
 void bt_emit_lookup(const struct bt_stubs *s, struct emit *e, bool flags_mem, uint8_t *miss[2]);
-/* Where those jumps lead: to the other place; falls through with the target in SCRATCH0. */
-void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2]);
+/* Where those jumps lead: on by the other place, and beyond. branch: its site, or NULL if direct. */
+void bt_emit_lookup_miss(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2],
+			 const struct bt_site *branch);
 /* What of the guest's vector registers is in the host's: cpu->bt.vec_level. */
 #define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
 #define BT_VEC_AVX 2 /* YMM0-15, as AVX instructions may */

@@ -41,9 +41,7 @@ static void emit_lookup_misses(struct tr *t)
 	for (unsigned n = 0; n < t->nlookups && !e->full; n++) {
 		struct tr_lookup *l = &t->lookup[n];
 
-		bt_emit_second_lookup(t->bt->stubs, e, l->miss);
-		e_mov_imm64(e, SCRATCH1, (uintptr_t)l->branch);
-		e_jmp_to(e, t->bt->stubs->lookup_miss);
+		bt_emit_lookup_miss(t->bt->stubs, e, l->miss, l->branch);
 	}
 }
 

@@ -1,32 +1,32 @@
 /* Branches whose target has to be found: the jump cache, and what fills the latches of branches. */
 #include "src/engine/bt/bt_int.h"
 
-static const struct host_mem entry_rip = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, rip)};
-static const struct host_mem entry_key = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, key)};
+#define JUMP_OFF(field) (CPU_OFF(jump) + offsetof(struct jump_entry, field))
 
-/* SCRATCH1 = the entry where the target in SCRATCH0 belongs. */
-static void emit_entry(struct emit *e)
+/* SCRATCH1 = the offset among entries of the place where the target in SCRATCH0 belongs. */
+static void emit_place(struct emit *e)
 {
-	e_mov_rr(e, SCRATCH1, SCRATCH0);
-	e_code(e, 0x49, 0xc1, 0xeb, 12);		     /* shr r11, 12 */
-	e_code(e, 0x4d, 0x31, 0xd3);			     /* xor r11, r10 */
-	e_gs(e, true, 0x33, SCRATCH1, CPU_OFF(bt.salt));     /* xor r11, salt */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, JUMP_CACHE - 1); /* and r11d, mask */
-	e_code(e, 0x49, 0xc1, 0xe3, 5);			     /* shl r11, 5 */
-	e_gs(e, true, 0x03, SCRATCH1, CPU_OFF(bt.jump));
+	const uint32_t places = (JUMP_CACHE - 1) * sizeof(struct jump_entry);
+
+	e_gs(e, false, 0x8b, SCRATCH1, CPU_OFF(bt.salt));
+	e_code(e, 0xf2, 0x4d, 0x0f, 0x38, 0xf1, 0xda); /* crc32 r11, r10 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, places);   /* and r11d, imm32 */
 }
 
-static void emit_other_entry(struct emit *e)
+static void emit_other_place(struct emit *e)
 {
 	e_code(e, 0x49, 0x83, 0xf3, sizeof(struct jump_entry)); /* xor r11, imm8 */
 }
 
+/* reg = a field of the entry. */
+static void emit_entry_load(struct emit *e, unsigned reg, size_t field)
+{
+	e_gs_base(e, 0x8b, reg, SCRATCH1, field);
+}
+
 static void emit_jump_native(struct emit *e)
 {
-	struct host_mem native = {SCRATCH1, H_NONE, 0, offsetof(struct jump_entry, native)};
-
-	e_code(e, 0x40 | e_rex_mem(&native), 0xff); /* jmp [native] */
-	e_modrm(e, 4, &native);
+	e_code(e, 0x65, 0x41, 0xff, 0xa3), e32(e, JUMP_OFF(native)); /* jmp gs:[r11 + native] */
 }
 
 /* cpu->bt.page = the page of the target in SCRATCH0, which goes. */
@@ -39,17 +39,17 @@ static void emit_page(struct emit *e)
 static void emit_same_key(struct emit *e, uint8_t **miss)
 {
 	e_load(e, SCRATCH0, CPU_OFF(bt.key));
-	e_op_mem(e, 0x3b, SCRATCH0, &entry_key);
+	e_gs_base(e, 0x3b, SCRATCH0, SCRATCH1, JUMP_OFF(key));
 	*miss = e_jcc(e, CC_NE);
 }
 
 /*
- * To the code of the entry that SCRATCH1 points to if that is of the target in SCRATCH0, which the
- * second jump out has lost: the entry has it.
+ * To the code of the entry at SCRATCH1 if that is of the target in SCRATCH0, which the second jump
+ * out has lost: the entry has it.
  */
 static void emit_probe(struct emit *e, uint8_t *miss[2])
 {
-	e_op_mem(e, 0x3b, SCRATCH0, &entry_rip);
+	e_gs_base(e, 0x3b, SCRATCH0, SCRATCH1, JUMP_OFF(rip));
 	miss[0] = e_jcc(e, CC_NE);
 	/* Should the key differ nobody needs the old page: an address in the cache is canonical. */
 	emit_page(e);
@@ -57,57 +57,79 @@ static void emit_probe(struct emit *e, uint8_t *miss[2])
 	emit_jump_native(e);
 }
 
+/* Where the jumps of emit_probe() lead: falls through with the target in SCRATCH0. */
+static void emit_missed(struct emit *e, uint8_t *miss[2])
+{
+	if (miss[1]) {
+		e_patch_here(e, miss[1]);
+		emit_entry_load(e, SCRATCH0, JUMP_OFF(rip));
+	}
+	e_patch_here(e, miss[0]);
+}
+
 void bt_emit_lookup(const struct bt_stubs *s, struct emit *e, bool flags_mem, uint8_t *miss[2])
 {
 	if (!flags_mem)
 		bt_emit_flags_save(e, SCRATCH1);
 	if (s->single) {
-		miss[0] = miss[1] = e_jmp(e);
+		miss[0] = e_jmp(e);
+		miss[1] = NULL;
 		return;
 	}
-	emit_entry(e);
+	emit_place(e);
 	emit_probe(e, miss);
 }
 
-void bt_emit_second_lookup(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2])
+void bt_emit_lookup_miss(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2],
+			 const struct bt_site *branch)
 {
-	uint8_t *none[2];
-
-	if (s->single) {
-		e_patch_here(e, miss[0]);
-		return;
-	}
-	e_patch_here(e, miss[1]);
-	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_patch_here(e, miss[0]);
-	emit_other_entry(e);
-	emit_probe(e, none);
-	e_patch_here(e, none[1]);
-	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
-	e_patch_here(e, none[0]);
+	emit_missed(e, miss);
+	if (branch)
+		e_mov_imm64(e, SCRATCH1, (uintptr_t)branch);
+	else
+		e_code(e, 0x45, 0x31, 0xdb); /* xor r11d, r11d */
+	e_jmp_to(e, s->second);
 }
 
 /*
- * Where look-ups end that found nothing, with the target in SCRATCH0 and the branch's struct
- * bt_site (NULL if it is direct) in SCRATCH1: it may be found yet. Where entries of the jump cache
- * lead whose block is not compiled, with the entry in SCRATCH1. And where to leave with cpu->rip
- * set.
+ * Jumped to with the target in SCRATCH0, which was not in its place, and the branch's struct
+ * bt_site (NULL if it is direct) in SCRATCH1: it may be in the other one.
  */
-static void emit_lookup_miss(struct bt_stubs *s)
+static void emit_second(struct bt_stubs *s)
+{
+	struct emit *e = &s->e;
+	uint8_t *none[2];
+
+	s->second = e->p;
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	if (!s->single) {
+		emit_place(e);
+		emit_other_place(e);
+		emit_probe(e, none);
+		emit_missed(e, none);
+	}
+	e_jmp_to(e, s->not_cached);
+}
+
+/*
+ * Where look-ups end that found nothing, with the target in SCRATCH0 and cpu->bt.branch set: it may
+ * be found yet. Where entries of the jump cache lead whose block is not compiled, with the entry's
+ * offset in SCRATCH1. And where to leave with cpu->rip set.
+ */
+static void emit_not_cached(struct bt_stubs *s)
 {
 	struct emit *e = &s->e;
 	uint8_t *none;
 
 	s->no_native = e->p;
-	e_load_at(e, SCRATCH0, SCRATCH1, offsetof(struct jump_entry, rip));
+	emit_entry_load(e, SCRATCH0, JUMP_OFF(rip));
 	e_store(e, SCRATCH0, CPU_OFF(rip));
 	s->mode_left = e->p;
 	e_mov_imm32(e, SCRATCH1, 0);
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	e_jmp_to(e, s->leave[1]);
-	s->lookup_miss = e->p;
+	s->not_cached = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(rip));
-	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	if (!s->single) {
 		bt_emit_quick_call(s, e, bt_find);
 		e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
@@ -137,9 +159,7 @@ static void emit_chain(struct bt_stubs *s, bool flags_mem)
 	e_patch_here(e, lookup);
 	e_load(e, SCRATCH0, CPU_OFF(rip));
 	bt_emit_lookup(s, e, true, miss);
-	bt_emit_second_lookup(s, e, miss);
-	e_mov_imm32(e, SCRATCH1, 0);
-	e_jmp_to(e, s->lookup_miss);
+	bt_emit_lookup_miss(s, e, miss, NULL);
 }
 
 /*
@@ -157,10 +177,11 @@ static void emit_ret_miss(struct bt_stubs *s)
 	/* Units do not look whether they should leave only because they return. */
 	leave = bt_emit_wanted(e);
 	bt_emit_lookup(s, e, true, miss);
-	bt_emit_second_lookup(s, e, miss);
-	e_patch_here(e, leave);
+	emit_missed(e, miss);
 	e_load(e, SCRATCH1, CPU_OFF(bt.branch));
-	e_jmp_to(e, s->lookup_miss);
+	e_jmp_to(e, s->second);
+	e_patch_here(e, leave);
+	e_jmp_to(e, s->not_cached);
 	/* The return that matches the base of the shadow stack. */
 	s->underflow = e->p;
 	e_mov_imm32(e, SCRATCH1, 0);
@@ -180,13 +201,15 @@ static void emit_branch_fill(struct bt_stubs *s)
 
 	s->branch_fill = e->p;
 	e_gs(e, false, 0x89, SCRATCH1, CPU_OFF(bt.latch));
-	emit_entry(e);
-	e_op_mem(e, 0x3b, SCRATCH0, &entry_rip);
+	e_code(e, 0x45, 0x31, 0xdb); /* xor r11d, r11d */
+	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	emit_place(e);
+	e_gs_base(e, 0x3b, SCRATCH0, SCRATCH1, JUMP_OFF(rip));
 	miss[0] = e_jcc(e, CC_NE);
 	emit_same_key(e, &miss[1]);
 	found = e->p;
 	e_push(e, H_RAX);
-	e_load_at(e, H_RAX, SCRATCH1, offsetof(struct jump_entry, native));
+	emit_entry_load(e, H_RAX, JUMP_OFF(native));
 	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, s->no_native));
 	e_code(e, 0x4c, 0x39, 0xd0); /* cmp rax, r10 */
 	keep = e_jcc(e, CC_E);
@@ -198,27 +221,23 @@ static void emit_branch_fill(struct bt_stubs *s)
 	bt_emit_touched(e, SCRATCH0);
 	e_patch_here(e, keep);
 	e_pop(e, H_RAX);
-	e_op_mem(e, 0x8b, SCRATCH0, &entry_rip);
+	emit_entry_load(e, SCRATCH0, JUMP_OFF(rip));
 	emit_page(e);
 	emit_jump_native(e);
-	e_patch_here(e, miss[1]);
-	e_op_mem(e, 0x8b, SCRATCH0, &entry_rip);
-	e_patch_here(e, miss[0]);
-	emit_other_entry(e);
-	e_op_mem(e, 0x3b, SCRATCH0, &entry_rip);
+	emit_missed(e, miss);
+	emit_other_place(e);
+	e_gs_base(e, 0x3b, SCRATCH0, SCRATCH1, JUMP_OFF(rip));
 	none[0] = e_jcc(e, CC_NE);
 	emit_same_key(e, &none[1]);
 	e_jmp_to(e, found);
-	e_patch_here(e, none[1]);
-	e_op_mem(e, 0x8b, SCRATCH0, &entry_rip);
-	e_patch_here(e, none[0]);
-	e_mov_imm32(e, SCRATCH1, 0);
-	e_jmp_to(e, s->lookup_miss);
+	emit_missed(e, none);
+	e_jmp_to(e, s->not_cached);
 }
 
 void bt_emit_jump_stubs(struct bt_stubs *s)
 {
-	emit_lookup_miss(s);
+	emit_not_cached(s);
+	emit_second(s);
 	for (unsigned mem = 0; mem < 2; mem++)
 		emit_chain(s, mem);
 	emit_ret_miss(s);

@@ -15,22 +15,8 @@
 /* Two slots for each vector instruction, and one for op_end. */
 #define BLOCK_MAX_SLOTS (2 * BLOCK_MAX_INSNS + 1)
 
-#define JUMP_CACHE  (1u << 15)
 #define KEPT	    (1u << 15)
 #define PENDING_MAX 16
-
-/*
- * rip -> block, while the virtual-to-physical mapping that led there stands. An entry that loses
- * its place to another goes to the neighbouring one.
- */
-struct jump_entry {
-	uint64_t rip;
-	uint64_t key;
-	struct block *block;
-	void *native; /* the block's far_native, or the cache's no_native */
-};
-
-_Static_assert(sizeof(struct jump_entry) == 32, "compiled code indexes the jump cache");
 
 /* A frame whose protection waits for the acknowledgement of every VCPU. */
 struct pending {
@@ -44,7 +30,6 @@ struct block_cache {
 	struct code_cache *code;
 	struct code_room room;
 	struct decoder decoder;
-	struct jump_entry jump[JUMP_CACHE];
 	struct block *kept[KEPT]; /* found lately, by address; some may be dead */
 	struct pending pending[PENDING_MAX];
 	unsigned next_pending;
@@ -113,14 +98,16 @@ const struct jump_entry *block_find_compiled(struct block_cache *bc, uint64_t ri
 /* Spreads the same code in several address spaces over the jump cache. */
 static inline uint64_t block_jump_salt(const struct cpu *cpu, uint64_t rip)
 {
-	return cpu->tlb.tag[rip >> 63] << 5;
+	return cpu->tlb.tag[rip >> 63];
 }
 
+/* As compiled code does it, too. */
 static inline struct jump_entry *block_jump_entry(struct block_cache *bc, uint64_t rip)
 {
-	uint64_t hash = rip ^ rip >> 12 ^ block_jump_salt(bc->cpu, rip);
+	uint64_t hash = block_jump_salt(bc->cpu, rip);
 
-	return &bc->jump[hash & (JUMP_CACHE - 1)];
+	__asm__("crc32q %1, %0" : "+r"(hash) : "rm"(rip));
+	return &bc->cpu->jump[hash / sizeof(struct jump_entry) % JUMP_CACHE];
 }
 
 static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip, uint32_t options)
@@ -168,7 +155,7 @@ static inline void *block_entry(const struct block_cache *bc, struct block *b)
 /* The other place where rip may be. */
 static inline struct jump_entry *block_jump_second(struct block_cache *bc, struct jump_entry *e)
 {
-	return &bc->jump[(e - bc->jump) ^ 1];
+	return &bc->cpu->jump[(e - bc->cpu->jump) ^ 1];
 }
 
 static inline struct block *block_find(struct block_cache *bc, uint64_t rip, uint32_t options)
