@@ -488,7 +488,7 @@ static bool plan_ret(struct tr_insn *in)
 
 static void emit_jcc(struct tr *t, struct tr_insn *in)
 {
-	unsigned cc = in->zi.opcode & 15;
+	unsigned cc = in->zi.opcode & 15, held = tr_held(t);
 
 	switch (in->follow) {
 	case FOLLOW_NEXT: tr_exit(t, tr_target(in), cc); break;
@@ -498,6 +498,7 @@ static void emit_jcc(struct tr *t, struct tr_insn *in)
 		tr_exit(t, tr_next(in), TR_ALWAYS);
 		break;
 	}
+	tr_hold(t, held);
 }
 
 static bool plan_jcc(struct tr *t, struct tr_insn *in)

@@ -35,6 +35,22 @@ bool tr_needs_both(const ZydisDecodedOperandMem *m)
 	return has_segment(m) || (!is_none(m->index) && host_of(m->index) == IN_MEMORY);
 }
 
+void tr_load_held(struct tr *t, unsigned what)
+{
+	if (tr_held(t) != what)
+		e_load(t->e, SCRATCH0, what == HELD_PAGE ? CPU_OFF(bt.page) : GPR_OFF(what));
+	tr_hold(t, what);
+}
+
+/* out, a scratch register, = what SCRATCH0 could hold. */
+static void load(struct tr *t, unsigned out, unsigned what)
+{
+	if (out == SCRATCH0)
+		tr_load_held(t, what);
+	else
+		e_load(t->e, out, what == HELD_PAGE ? CPU_OFF(bt.page) : GPR_OFF(what));
+}
+
 void tr_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,
 		unsigned out, int64_t more)
 {
@@ -46,12 +62,12 @@ void tr_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperan
 	if (disp != (int32_t)disp)
 		t->failed = true;
 	if (m->base == ZYDIS_REGISTER_RIP) {
-		e_load(e, out, CPU_OFF(bt.page));
+		load(t, out, HELD_PAGE);
 		base = out;
 	} else if (!is_none(m->base)) {
 		base = host_of(m->base);
 		if (base == IN_MEMORY) {
-			e_load(e, out, GPR_OFF(tr_gpr(m->base)));
+			load(t, out, tr_gpr(m->base));
 			base = out;
 		}
 	}
@@ -94,24 +110,31 @@ static void need_addend(struct tr *t, const struct tr_access *a)
 	t->addend = a->group;
 }
 
+/* The register that is the base of an access that is without an index, or HELD_PAGE. */
+static unsigned lone_base(const ZydisDecodedOperandMem *m)
+{
+	return m->base == ZYDIS_REGISTER_RIP ? HELD_PAGE : (unsigned)tr_gpr(m->base);
+}
+
 struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct tr_access *a,
 			   bool one_scratch)
 {
 	const ZydisDecodedOperandMem *m = a->m;
 	struct host_mem hm = {.base = SCRATCH0, .index = SCRATCH1};
+	unsigned held = tr_held(t), base;
 
 	if (tr_needs_both(m))
 		t->addend = NO_GROUP;
 	if (!has_segment(m) && is_none(m->index) && !is_none(m->base)) {
-		if (m->base == ZYDIS_REGISTER_RIP)
-			e_load(t->e, SCRATCH0, CPU_OFF(bt.page));
-		else if (host_of(m->base) == IN_MEMORY)
-			e_load(t->e, SCRATCH0, GPR_OFF(tr_gpr(m->base)));
-		else
-			hm.base = host_of(m->base);
+		base = lone_base(m);
 		hm.disp = page_disp(in, m);
+		if (base == HELD_PAGE || host_reg_of(base) == IN_MEMORY)
+			tr_load_held(t, held = base);
+		else
+			hm.base = host_reg_of(base);
 	} else {
 		tr_address(t, in, m, SCRATCH0, 0);
+		held = NO_REG;
 	}
 	if (t->group[a->group].reg != NO_REG)
 		hm.index = t->group[a->group].reg;
@@ -122,6 +145,7 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 		t->addend = NO_GROUP;
 		hm = (struct host_mem){.base = SCRATCH1, .index = H_NONE};
 	}
+	tr_hold(t, held);
 	return hm;
 }
 

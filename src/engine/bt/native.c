@@ -99,16 +99,17 @@ static void emit_lea(struct tr *t, struct tr_insn *in)
 	unsigned guest = tr_gpr(in->op[0].reg.value), host = host_reg_of(guest);
 	unsigned out = host == IN_MEMORY ? SCRATCH0 : host, index = H_NONE, base = SCRATCH0;
 	int64_t disp = m->disp.value;
+	unsigned held = tr_held(t);
 	struct host_mem hm;
 
 	if (m->base == ZYDIS_REGISTER_RIP) {
-		e_load(t->e, SCRATCH0, CPU_OFF(bt.page));
+		tr_load_held(t, held = HELD_PAGE);
 		disp += tr_next(in);
 	} else if (m->base != ZYDIS_REGISTER_NONE) {
 		base = host_reg_of(tr_gpr(m->base));
 		if (base == IN_MEMORY) {
 			base = SCRATCH0;
-			e_load(t->e, base, GPR_OFF(tr_gpr(m->base)));
+			tr_load_held(t, held = tr_gpr(m->base));
 		}
 	}
 	if (m->index != ZYDIS_REGISTER_NONE)
@@ -128,8 +129,11 @@ static void emit_lea(struct tr *t, struct tr_insn *in)
 		e_modrm_no_base(t->e, out, &hm);
 	else
 		e_modrm(t->e, out, &hm);
-	if (host == IN_MEMORY)
+	if (host == IN_MEMORY) {
 		e_store(t->e, out, GPR_OFF(guest));
+		held = guest;
+	}
+	tr_hold(t, held);
 }
 
 static bool plan_lea(struct tr_insn *in)

@@ -180,17 +180,27 @@ static void fetch(struct tr *t, const struct shape *s)
 			continue;
 		if (r->host == SCRATCH1)
 			t->addend = NO_GROUP;
-		if (read[r->guest])
+		if (read[r->guest] && r->host == SCRATCH0)
+			tr_load_held(t, r->guest);
+		else if (read[r->guest])
 			e_load(t->e, r->host, GPR_OFF(r->guest));
 		read[r->guest] = false;
 	}
 }
 
-static void put_back(struct tr *t, const struct shape *s)
+static void put_back(struct tr *t, const struct shape *s, unsigned held)
 {
-	for (unsigned n = 0; n < SHAPE_PLACES; n++)
-		if (s->reg[n].in_memory && s->reg[n].write)
-			e_store(t->e, s->reg[n].host, GPR_OFF(s->reg[n].guest));
+	for (unsigned n = 0; n < SHAPE_PLACES; n++) {
+		const struct reg_operand *r = &s->reg[n];
+
+		if (!r->in_memory)
+			continue;
+		if (r->write)
+			e_store(t->e, r->host, GPR_OFF(r->guest));
+		if (r->host == SCRATCH0)
+			held = r->guest;
+	}
+	tr_hold(t, held);
 }
 
 /* REX.R, X and B. */
@@ -295,9 +305,12 @@ void tr_rewrite(struct tr *t, struct tr_insn *in)
 	const struct shape *s = &in->shape;
 	struct host_mem hm = {0};
 
+	unsigned held;
+
 	if (s->mem)
 		hm = tr_operand(t, in, &in->acc[0], any_in_memory(s));
+	held = tr_held(t);
 	fetch(t, s);
 	emit_bytes(t, in, &hm);
-	put_back(t, s);
+	put_back(t, s, held);
 }

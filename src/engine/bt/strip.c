@@ -367,6 +367,7 @@ static void emit_copy(struct tr *t, const struct strip *s)
 {
 	const uint8_t *top = t->e->p;
 
+	t->held = NO_REG;
 	if (t->bt->counted)
 		emit_count(t, s);
 	for (struct tr_insn *in = t->in; in < &t->in[t->n - 1]; in++) {

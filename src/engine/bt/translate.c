@@ -156,6 +156,7 @@ void tr_start_passes(struct tr *t)
 {
 	t->nslow = t->nexits = t->nfar = t->nlookups = t->nstack = t->next_group = 0;
 	t->addend = NO_GROUP;
+	t->held = NO_REG;
 	t->vec_level = 0;
 	t->flags_mem = t->x87 = t->x87_paged = t->polls = false;
 	t->ret_from = NULL;

@@ -198,6 +198,9 @@ struct tr {
 	unsigned nstack;				    /* groups with a latch of the stack */
 	unsigned next_group;				    /* whose check is to be emitted next */
 	unsigned addend;    /* the group whose addend is in SCRATCH1, or NO_GROUP */
+	/* What SCRATCH0 holds, unless code was emitted behind held_at: see tr_held(). */
+	unsigned held;
+	const uint8_t *held_at;
 	unsigned ctx;	    /* enum tlb_ctx */
 	bool upper;	    /* the code is in the upper half of addresses */
 	bool any_half;	    /* data may be in the other half */
@@ -291,11 +294,28 @@ bool tr_has_strip(const struct tr *t);
 const uint8_t *tr_emit_strip(struct tr *t);
 
 /* memory.c */
+/*
+ * What SCRATCH0 holds here: the number of a guest register that is in memory, HELD_PAGE (the page
+ * that the block is in), or NO_REG. Whoever emits code says what it holds behind that, or it holds
+ * nothing.
+ */
+#define HELD_PAGE 16
+static inline unsigned tr_held(const struct tr *t)
+{
+	return t->held_at == t->e->p ? t->held : NO_REG;
+}
+static inline void tr_hold(struct tr *t, unsigned what)
+{
+	t->held = what;
+	t->held_at = t->e->p;
+}
+/* Has it hold that. */
+void tr_load_held(struct tr *t, unsigned what);
 /* Whether an address can be computed in 64 bits by one LEA. */
 bool tr_can_address(const struct tr_insn *in, const ZydisDecodedOperandMem *m);
 /*
  * Host operand of an access whose group was checked; may use SCRATCH0 as base, and SCRATCH1. With
- * one_scratch only SCRATCH1.
+ * one_scratch only SCRATCH1. Says what SCRATCH0 holds.
  */
 struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct tr_access *a,
 			   bool one_scratch);
