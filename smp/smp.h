@@ -12,6 +12,7 @@
 
 #include "mmu/gmem.h"
 #include "mmu/shootdown.h"
+#include "sched/poll.h"
 #include "smp/irq.h"
 #include "smp/lapic.h"
 #include "src/base/clock.h"
@@ -47,6 +48,7 @@ struct vcpu {
 	uint32_t kvmclock_version;
 	uint64_t tsc_offset; /* guest TSC = guest time in ns + offset, modulo 2^64 */
 	uint32_t clock_seq;  /* of the clock's scale that cpu.bt.tsc was made from; 0: none */
+	struct sched_poll poll;
 	void *engine_data;
 	pthread_t thread;
 
@@ -74,6 +76,7 @@ struct smp {
 	unsigned n;
 	struct gmem *gmem;
 	struct clock *clk;
+	struct sched_host host;
 	struct smp_ops ops;
 	unsigned threads, cores;	   /* guest topology: threads a core, cores a socket */
 	unsigned core_shift, socket_shift; /* of APIC ids */

@@ -44,24 +44,12 @@ static void kick_shootdown(void *arg)
 	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
 }
 
-void vcpu_block(struct vcpu *v, const struct shootdown_sink *sink)
+/* An absolute CLOCK_MONOTONIC timeout, or NULL. */
+static void sleep_until(struct vcpu *v, const struct timespec *timeout)
 {
-	uint64_t deadline = v->mp_state == VCPU_HALTED ? v->lapic.timer_deadline_ns : 0;
-	struct timespec ts, *timeout = NULL;
-
-	if (deadline) {
-		uint64_t ns = clock_host_ns(v->smp->clk, deadline);
-
-		ts.tv_sec = ns / NSEC_PER_SEC;
-		ts.tv_nsec = ns % NSEC_PER_SEC;
-		timeout = &ts;
-	}
-	rcu_offline();
-	shootdown_offline(&v->queue);
 	/* Pairs with vcpu_request(). */
 	atomic_store_seq(&v->sleeping, 1);
 	while (!(atomic_load_seq(&v->requests) & ~REQ_SHOOTDOWN) && atomic_load_seq(&v->sleeping)) {
-		/* An absolute CLOCK_MONOTONIC timeout. */
 		long r = syscall(SYS_futex, &v->sleeping, FUTEX_WAIT_BITSET_PRIVATE, 1, timeout,
 				 NULL, FUTEX_BITSET_MATCH_ANY);
 
@@ -69,6 +57,26 @@ void vcpu_block(struct vcpu *v, const struct shootdown_sink *sink)
 			break;
 	}
 	atomic_store_seq(&v->sleeping, 0);
+}
+
+void vcpu_block(struct vcpu *v, const struct shootdown_sink *sink)
+{
+	uint64_t deadline = v->mp_state == VCPU_HALTED ? v->lapic.timer_deadline_ns : 0, ns = 0;
+	struct timespec ts, *timeout = NULL;
+
+	if (deadline) {
+		ns = clock_host_ns(v->smp->clk, deadline);
+		ts.tv_sec = ns / NSEC_PER_SEC;
+		ts.tv_nsec = ns % NSEC_PER_SEC;
+		timeout = &ts;
+	}
+	rcu_offline();
+	shootdown_offline(&v->queue);
+	if (!sched_poll(&v->poll, &v->smp->host, &v->requests, ~REQ_SHOOTDOWN, ns)) {
+		sched_poll_sleep(&v->smp->host);
+		sleep_until(v, timeout);
+		sched_poll_woken(&v->poll, &v->smp->host);
+	}
 	rcu_online();
 	shootdown_online(&v->queue, sink);
 }
@@ -373,6 +381,7 @@ int smp_create(struct smp **out, const struct smp_config *cfg)
 		return -ENOMEM;
 	smp->gmem = cfg->gmem;
 	smp->clk = cfg->clk;
+	sched_host_init(&smp->host);
 	smp->ops = cfg->ops;
 	smp->threads = cfg->threads;
 	smp->cores = cfg->cores;

@@ -42,7 +42,8 @@ struct blk_io_ops {
 struct blk_io {
 	const struct blk_io_ops *ops;
 	int fd;
-	int event_fd; /* non-blocking eventfd: readable when there is something to reap */
+	int event_fd; /* non-blocking eventfd: readable when something is to be reaped that was not
+		       * there to reap right after a kick */
 };
 
 /* At most depth operations at a time. The descriptors stay the caller's. 0 or -errno, unlogged. */
@@ -55,7 +56,7 @@ static inline void blk_io_submit(struct blk_io *io, struct blk_op *op)
 	io->ops->submit(io, op);
 }
 
-/* Starts everything queued. Does not wait. */
+/* Starts everything queued. Does not wait. The caller reaps then. */
 static inline void blk_io_kick(struct blk_io *io)
 {
 	io->ops->kick(io);

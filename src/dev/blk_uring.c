@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "src/base/atomic.h"
 #include "src/base/log.h"
 #include "src/dev/blk_io.h"
 
@@ -24,8 +25,8 @@ int blk_io_fallocate_mode(enum blk_op_kind kind)
 }
 
 /*
- * What the kernel did not take now it is offered again when the I/O thread next looks at this
- * queue, which the eventfd makes soon.
+ * What the kernel did not take now is offered again when the I/O thread next looks at this queue,
+ * which the eventfd makes soon. What is complete meanwhile needs no eventfd: the caller reaps it.
  */
 static void uring_kick(struct blk_io *io)
 {
@@ -34,9 +35,13 @@ static void uring_kick(struct blk_io *io)
 
 	if (!io_uring_sq_ready(&u->ring))
 		return;
+	io_uring_cq_eventfd_toggle(&u->ring, false);
 	do {
 		r = io_uring_submit(&u->ring);
 	} while (r == -EINTR);
+	io_uring_cq_eventfd_toggle(&u->ring, true);
+	/* Who completed something and saw the eventfd off did so before: the caller finds it. */
+	atomic_fence_seq();
 	if (r < 0 || io_uring_sq_ready(&u->ring))
 		eventfd_write(io->event_fd, 1);
 }

@@ -307,15 +307,21 @@ static void finished(struct blk_queue *q, struct blk_req *req)
 	}
 }
 
+/* What a kick starts may be complete at once, and nothing else tells of it. */
+static struct blk_op *kick_and_reap(struct blk_queue *q)
+{
+	blk_io_kick(q->io);
+	return blk_io_reap(q->io);
+}
+
 static void reap_locked(struct blk_queue *q)
 {
 	struct blk_op *op;
 
-	while ((op = blk_io_reap(q->io))) {
+	while ((op = blk_io_reap(q->io)) || (op = kick_and_reap(q))) {
 		q->outstanding--;
 		finished(q, container_of(op, struct blk_req, op));
 	}
-	blk_io_kick(q->io);
 	if (q->completed) {
 		q->completed = false;
 		virtqueue_interrupt(q->vq);
@@ -332,8 +338,8 @@ static void blk_notify(struct virtio_device *vdev, unsigned n)
 	pthread_mutex_lock(&q->vq->lock);
 	while (virtqueue_pop(q->vq, sizeof(struct blk_req), &e) == 1)
 		start(q, container_of(e, struct blk_req, elem));
+	/* What is in the page cache is complete when it was kicked. */
 	blk_io_kick(q->io);
-	/* What was in the page cache is complete already. */
 	reap_locked(q);
 	pthread_mutex_unlock(&q->vq->lock);
 }

@@ -146,6 +146,7 @@ void *run_vcpu_thread(void *arg)
 	sched_spin_init(&run.spin, t->vm->smp->n);
 	sched_name_vcpu_thread(t->vcpu->index);
 	rcu_thread_init();
+	sched_host_join(&t->vcpu->smp->host);
 	shootdown_online(&t->vcpu->queue, &run.sink);
 	run.engine->thread_start(t->vcpu);
 	if (!run.engine->until_kicked) {
@@ -157,6 +158,7 @@ void *run_vcpu_thread(void *arg)
 		tick_fini(&run.tick);
 	}
 	shootdown_offline(&t->vcpu->queue);
+	sched_host_leave(&t->vcpu->smp->host);
 	rcu_thread_exit();
 	return NULL;
 }

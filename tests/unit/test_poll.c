@@ -1,0 +1,136 @@
+/* Whether and how long a VCPU polls before it sleeps. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <time.h>
+
+#include "sched/poll.h"
+#include "src/base/atomic.h"
+
+#define WANTED 4u
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
+}
+
+static void pass_ns(uint64_t ns)
+{
+	for (uint64_t end = now_ns() + ns; now_ns() < end;)
+		;
+}
+
+/* A wait that takes so long, as the VCPU's thread sees it. */
+static void wait_for(struct sched_poll *poll, struct sched_host *host, uint64_t ns)
+{
+	uint32_t word = 0;
+
+	assert_false(sched_poll(poll, host, &word, WANTED, 0));
+	sched_poll_sleep(host);
+	pass_ns(ns);
+	sched_poll_woken(poll, host);
+}
+
+static struct sched_host host_with(unsigned processors)
+{
+	struct sched_host host;
+
+	sched_host_init(&host);
+	assert_true(host.processors >= 1);
+	assert_int_equal(host.awake, 0);
+	host.processors = processors;
+	sched_host_join(&host);
+	return host;
+}
+
+static void test_window(void **state)
+{
+	struct sched_host host = host_with(1);
+	struct sched_poll poll = {0};
+	uint64_t before, first;
+
+	wait_for(&poll, &host, 0);
+	assert_int_equal(host.awake, 1);
+	first = poll.window_ns;
+	assert_true(first > 0);
+	/* A thread of the test may be kept from the processor: then the window is closed. */
+	do {
+		before = poll.window_ns;
+		wait_for(&poll, &host, 0);
+	} while (!poll.window_ns || !before);
+	assert_true(poll.window_ns > before || poll.window_ns > first);
+	wait_for(&poll, &host, 10000000);
+	assert_int_equal(poll.window_ns, 0);
+}
+
+static void test_asked_for(void **state)
+{
+	struct sched_host host = host_with(1);
+	struct sched_poll poll = {.window_ns = 60 * NSEC_PER_SEC};
+	uint32_t word = WANTED | 1;
+
+	assert_true(sched_poll(&poll, &host, &word, WANTED, 0));
+	/* Other bits do not end it, a deadline does. */
+	word = 1;
+	assert_false(sched_poll(&poll, &host, &word, WANTED, now_ns() + 1000000));
+}
+
+static void *ask(void *word)
+{
+	pass_ns(1000000);
+	atomic_fetch_or_seq((uint32_t *)word, WANTED);
+	return NULL;
+}
+
+static void test_while_polling(void **state)
+{
+	struct sched_host host = host_with(1);
+	struct sched_poll poll = {.window_ns = 60 * NSEC_PER_SEC};
+	uint32_t word = 0;
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, ask, &word), 0);
+	assert_true(sched_poll(&poll, &host, &word, WANTED, 0));
+	pthread_join(thread, NULL);
+}
+
+static void *join_host(void *host)
+{
+	pass_ns(1000000);
+	sched_host_join(host);
+	return NULL;
+}
+
+/* No longer once another VCPU needs the processor. */
+static void test_gives_way(void **state)
+{
+	struct sched_host host = host_with(1);
+	struct sched_poll poll = {.window_ns = 60 * NSEC_PER_SEC};
+	uint32_t word = 0;
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, join_host, &host), 0);
+	assert_false(sched_poll(&poll, &host, &word, WANTED, 0));
+	pthread_join(thread, NULL);
+	sched_host_leave(&host);
+	assert_int_equal(host.awake, 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_window),
+		cmocka_unit_test(test_asked_for),
+		cmocka_unit_test(test_while_polling),
+		cmocka_unit_test(test_gives_way),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
