@@ -176,6 +176,7 @@ void tr_checks(struct tr *t, struct tr_insn *in)
 
 		if (g->ahead)
 			continue;
+		tr_settle_rsp(t);
 		tr_flags_clobber(t, in->live_in, SCRATCH0);
 		emit_check(t, in, t->next_group);
 		/* A latch's is loaded by who uses it. */

@@ -1,4 +1,6 @@
 /* Stack instructions, jumps, calls and returns. */
+#include <stdlib.h>
+
 #include "src/engine/bt/translate.h"
 
 static const ZydisDecodedOperandMem below_rsp = {
@@ -16,6 +18,30 @@ static void add_access(struct tr_insn *in, const ZydisDecodedOperandMem *m, bool
 static void move_rsp(struct tr *t, int32_t by)
 {
 	e_lea(t->e, H_GUEST_RSP, H_GUEST_RSP, H_NONE, 0, by);
+}
+
+void tr_move_rsp(struct tr *t, int32_t by)
+{
+	/* So little that displacements relative to it still fit. */
+	if (abs(t->rsp_lag) > TR_MAX_MOVE)
+		tr_settle_rsp(t);
+	t->rsp_lag += by;
+}
+
+void tr_settle_rsp(struct tr *t)
+{
+	if (t->rsp_lag)
+		move_rsp(t, t->rsp_lag);
+	t->rsp_lag = 0;
+}
+
+/* Host operand of an access relative to RSP by an instruction that is rsp_behind. */
+static struct host_mem stack_operand(struct tr *t, struct tr_insn *in, const struct tr_access *a)
+{
+	struct host_mem hm = tr_operand(t, in, a, false);
+
+	hm.disp += t->rsp_lag;
+	return hm;
 }
 
 /* reg = linear address of an offset in the current page. */
@@ -178,7 +204,7 @@ static struct bt_site *branch_site(struct tr *t, const struct tr_insn *in, int32
 static void emit_push(struct tr *t, struct tr_insn *in)
 {
 	const ZydisDecodedOperand *o = &in->op[0];
-	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
+	struct host_mem hm = stack_operand(t, in, &in->acc[0]);
 
 	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		e_code(t->e, 0x48 | e_rex_mem(&hm), 0xc7); /* mov qword [mem], imm32 */
@@ -193,7 +219,7 @@ static void emit_push(struct tr *t, struct tr_insn *in)
 		}
 		e_op_mem(t->e, 0x89, h, &hm);
 	}
-	move_rsp(t, -8);
+	tr_move_rsp(t, -8);
 }
 
 static void emit_push_mem(struct tr *t, struct tr_insn *in)
@@ -204,6 +230,11 @@ static void emit_push_mem(struct tr *t, struct tr_insn *in)
 	hm = tr_operand(t, in, &in->acc[1], false);
 	e_op_mem(t->e, 0x89, SCRATCH0, &hm);
 	move_rsp(t, -8);
+}
+
+static bool names_rsp(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(o->reg.value) == RSP;
 }
 
 static bool plan_push(struct tr_insn *in)
@@ -221,6 +252,7 @@ static bool plan_push(struct tr_insn *in)
 	} else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(o->reg.value) < 0) {
 		return false;
 	}
+	in->rsp_behind = o->type != ZYDIS_OPERAND_TYPE_MEMORY && !names_rsp(o);
 	add_access(in, &below_rsp, true);
 	return true;
 }
@@ -253,18 +285,16 @@ static bool plan_pushf(struct tr_insn *in)
 static void emit_pop(struct tr *t, struct tr_insn *in)
 {
 	unsigned g = tr_gpr(in->op[0].reg.value), h = host_reg_of(g);
-	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
+	struct host_mem hm = stack_operand(t, in, &in->acc[0]);
 
 	if (h == IN_MEMORY) {
 		e_op_mem(t->e, 0x8b, SCRATCH0, &hm);
 		e_store(t->e, SCRATCH0, GPR_OFF(g));
-		move_rsp(t, 8);
-	} else if (h == H_GUEST_RSP) {
-		e_op_mem(t->e, 0x8b, h, &hm);
 	} else {
 		e_op_mem(t->e, 0x8b, h, &hm);
-		move_rsp(t, 8);
 	}
+	if (h != H_GUEST_RSP)
+		tr_move_rsp(t, 8);
 }
 
 static bool plan_pop(struct tr_insn *in)
@@ -274,6 +304,7 @@ static bool plan_pop(struct tr_insn *in)
 		return false;
 	add_access(in, &at_rsp, false);
 	in->emit = emit_pop;
+	in->rsp_behind = !names_rsp(&in->op[0]);
 	return true;
 }
 
@@ -464,9 +495,10 @@ static void emit_ret(struct tr *t, struct tr_insn *in)
 	struct host_mem hm;
 
 	tr_flags_clobber(t, in->live_out, SCRATCH0);
-	hm = tr_operand(t, in, &in->acc[0], false);
+	hm = stack_operand(t, in, &in->acc[0]);
 	e_op_mem(e, 0x8b, SCRATCH0, &hm);
-	move_rsp(t, release);
+	tr_move_rsp(t, release);
+	tr_settle_rsp(t);
 	/* The address that our stack expects, negated, plus the real one. */
 	e_load_at(e, SCRATCH1, H_RSP, 8);
 	e_code(e, 0x4d, 0x01, 0xd3); /* add r11, r10 */
@@ -482,7 +514,7 @@ static bool plan_ret(struct tr_insn *in)
 		return false;
 	add_access(in, &at_rsp, false);
 	in->emit = emit_ret;
-	in->ends = true;
+	in->ends = in->rsp_behind = true;
 	return true;
 }
 

@@ -1,4 +1,6 @@
 /* Integer instructions that are emitted as themselves. Flags are the host's own. */
+#include <stdlib.h>
+
 #include "src/engine/bt/translate.h"
 
 static bool known(const struct tr *t, const struct tr_insn *in)
@@ -149,6 +151,29 @@ static bool plan_lea(struct tr_insn *in)
 	return true;
 }
 
+/* ADD and SUB of a constant to RSP, if the flags are not read. */
+static void emit_move_rsp(struct tr *t, struct tr_insn *in)
+{
+	int64_t by = in->op[1].imm.value.s;
+
+	if (!in->live_out) {
+		tr_move_rsp(t, in->zi.mnemonic == ZYDIS_MNEMONIC_ADD ? by : -by);
+		return;
+	}
+	tr_settle_rsp(t);
+	tr_rewrite(t, in);
+}
+
+static bool moves_rsp(const struct tr_insn *in)
+{
+	const ZydisDecodedOperand *o = in->op;
+	ZydisMnemonic m = in->zi.mnemonic;
+
+	return (m == ZYDIS_MNEMONIC_ADD || m == ZYDIS_MNEMONIC_SUB) && in->zi.operand_width == 64 &&
+	       o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(o[0].reg.value) == RSP &&
+	       o[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && llabs(o[1].imm.value.s) <= TR_MAX_MOVE;
+}
+
 static void emit_nothing(struct tr *t, struct tr_insn *in)
 {
 }
@@ -176,6 +201,7 @@ bool tr_plan_native(struct tr *t, struct tr_insn *in)
 		return true;
 	if (!known(t, in) || !tr_shape(in) || (in->shape.mem && in->acc[0].len > 8))
 		return false;
-	in->emit = tr_rewrite;
+	in->rsp_behind = moves_rsp(in);
+	in->emit = in->rsp_behind ? emit_move_rsp : tr_rewrite;
 	return true;
 }

@@ -27,7 +27,7 @@ void tr_plan(struct tr *t)
 
 		in->emit = NULL;
 		in->naccs = 0;
-		in->ends = in->barrier = in->flags_anywhere = false;
+		in->ends = in->barrier = in->flags_anywhere = in->rsp_behind = false;
 		in->x87 = in->x87_data = in->checks = in->may_leave = false;
 		in->shape = (struct shape){0};
 		if (!in->zi.length)

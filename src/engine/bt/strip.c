@@ -371,11 +371,14 @@ static void emit_copy(struct tr *t, const struct strip *s)
 	if (t->bt->counted)
 		emit_count(t, s);
 	for (struct tr_insn *in = t->in; in < &t->in[t->n - 1]; in++) {
+		if (!in->rsp_behind)
+			tr_settle_rsp(t);
 		tr_checks(t, in);
 		tr_flags_before(t, in);
 		in->emit(t, in);
 		tr_flags_after(t, in);
 	}
+	tr_settle_rsp(t);
 	emit_end(t, s, top);
 }
 

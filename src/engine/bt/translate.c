@@ -134,6 +134,9 @@ static void emit_body(struct tr *t)
 		struct tr_insn *in = &t->in[n];
 
 		in->host = t->e->p;
+		if (!in->rsp_behind || (t->vec_level && t->vec_at == n) ||
+		    (t->x87 && t->x87_at == n))
+			tr_settle_rsp(t);
 		if (t->vec_level && t->vec_at == n)
 			tr_emit_vec_check(t, in);
 		if (t->x87 && t->x87_at == n)
@@ -147,6 +150,7 @@ static void emit_body(struct tr *t)
 		in->emit(t, in);
 		tr_flags_after(t, in);
 	}
+	tr_settle_rsp(t);
 	/* A handler that ends the block does not come back; others fall through to here. */
 	if (!t->in[t->n - 1].ends)
 		tr_exit(t, tr_next(&t->in[t->n - 1]), TR_ALWAYS);
@@ -157,6 +161,7 @@ void tr_start_passes(struct tr *t)
 	t->nslow = t->nexits = t->nfar = t->nlookups = t->nstack = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->held = NO_REG;
+	t->rsp_lag = 0;
 	t->vec_level = 0;
 	t->flags_mem = t->x87 = t->x87_paged = t->polls = false;
 	t->ret_from = NULL;

@@ -79,6 +79,7 @@ struct tr_insn {
 	bool may_leave;	     /* its host code may give up */
 	bool barrier;	     /* no check holds behind it */
 	bool flags_anywhere; /* counts as reading flags, but needs none in the host's */
+	bool rsp_behind;     /* RSP may lag behind: see tr_move_rsp() */
 	enum tr_follow follow;
 	uint32_t live_in;		 /* flags whose value before the instruction matters */
 	uint32_t live_out;		 /* ... and behind it */
@@ -197,7 +198,8 @@ struct tr {
 	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
 	unsigned nstack;				    /* groups with a latch of the stack */
 	unsigned next_group;				    /* whose check is to be emitted next */
-	unsigned addend;    /* the group whose addend is in SCRATCH1, or NO_GROUP */
+	unsigned addend; /* the group whose addend is in SCRATCH1, or NO_GROUP */
+	int32_t rsp_lag; /* guest RSP less the host register for it */
 	/* What SCRATCH0 holds, unless code was emitted behind held_at: see tr_held(). */
 	unsigned held;
 	const uint8_t *held_at;
@@ -329,7 +331,13 @@ void tr_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperan
 		unsigned out, int64_t more);
 bool tr_needs_both(const ZydisDecodedOperandMem *m);
 
-/* control.c */
+/*
+ * control.c: guest RSP moves; the host's register follows with the next instruction that is not
+ * rsp_behind or that has a check, so that a run of PUSH or POP moves it once.
+ */
+#define TR_MAX_MOVE (1 << 29)
+void tr_move_rsp(struct tr *t, int32_t by); /* at most so far up or down */
+void tr_settle_rsp(struct tr *t);
 /* The exits to other pages, and what look-ups do that find nothing. */
 #define TR_ALWAYS 16 /* jcc of an unconditional exit */
 void tr_exit(struct tr *t, int64_t target, unsigned jcc);
