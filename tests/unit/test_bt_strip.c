@@ -242,6 +242,39 @@ static void test_chase(void **state)
 	}
 }
 
+/* What is pushed is found where RSP says, which has moved by then. */
+CODE(stack,
+     "1: mov (%rsi), %rax; push %rax; push %rcx; mov 8(%rsp), %rbx; add %rbx, %rbp\n"
+     "lea 16(%rsp), %rdx; xor %rdx, %rdi; sub $8, %rsp; mov 8(%rsp), %rbx; add %rbx, %r8\n"
+     "add $8, %rsp; pop %rbx; pop %rax; add %rax, %r9; add $8, %rsi; sub $1, %ecx; jnz 1b; ud2")
+
+static void test_stack(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	uint64_t sum = 0;
+
+	guest_cpu_load(g, CODE_GPA, stack);
+	fill_regions(g);
+	for (unsigned n = 0; n < ROUNDS; n++)
+		sum += load(g, FROM + 8 * n);
+	for (unsigned run = 0; run < 3; run++) {
+		c->gpr[RSI] = FROM;
+		c->gpr[RSP] = TO + 0x800;
+		c->gpr[RCX] = ROUNDS;
+		c->gpr[RBP] = c->gpr[R8] = c->gpr[R9] = 0;
+		c->gpr[RDI] = 5;
+		assert_int_equal(guest_cpu_run_at(g, CODE_GPA, MAX_INSNS), INTERP_EXCEPTION);
+		assert_int_equal(c->exc.vector, EXC_UD);
+		assert_int_equal(c->gpr[RSP], TO + 0x800);
+		assert_int_equal(c->gpr[RBP], sum);
+		assert_int_equal(c->gpr[R9], sum);
+		assert_int_equal(c->gpr[R8], (uint64_t)ROUNDS * (ROUNDS + 1) / 2);
+		/* The stack pointer before the pushes, an even number of times. */
+		assert_int_equal(c->gpr[RDI], 5);
+	}
+}
+
 /* The loop stores over its own instructions, the next of which is then the new one. */
 CODE(overwrite, "1: mov %eax, (%rdi); add $4, %rdi; add $3, %rbx; sub $1, %ecx; jnz 1b; ud2")
 
@@ -271,8 +304,8 @@ static void test_code_in_the_way(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_pages),   TEST(test_faults), TEST(test_divide),
-		TEST(test_indices), TEST(test_chase),  TEST(test_code_in_the_way),
+		TEST(test_pages), TEST(test_faults), TEST(test_divide),		 TEST(test_indices),
+		TEST(test_chase), TEST(test_stack),  TEST(test_code_in_the_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
