@@ -57,14 +57,14 @@ void sched_poll_sleep(struct sched_host *host)
 	sched_host_leave(host);
 }
 
-/* A window twice as long might have been enough; or none would. */
+/* A window twice as long might have been enough; or none would, but one long wait is not all. */
 void sched_poll_woken(struct sched_poll *poll, struct sched_host *host)
 {
 	uint64_t took = now_ns() - poll->start_ns;
 
 	sched_host_join(host);
-	if (took > MAX_WINDOW_NS)
-		poll->window_ns = 0;
-	else
+	if (took <= MAX_WINDOW_NS)
 		poll->window_ns = MIN(MAX(2 * poll->window_ns, FIRST_WINDOW_NS), MAX_WINDOW_NS);
+	else
+		poll->window_ns = poll->window_ns > FIRST_WINDOW_NS ? poll->window_ns / 2 : 0;
 }
