@@ -5,12 +5,12 @@
 #include "src/base/huge.h"
 #include "src/x86/cpu.h"
 
-#define TOUCHED	    offsetof(struct cpu, tlb.latches.touched[0])
-#define LATCH	    offsetof(struct cpu, tlb.latches.latch[0])
+#define TOUCHED	     offsetof(struct cpu, tlb.latches.touched[0])
+#define LATCH	     offsetof(struct cpu, tlb.latches.latch[0])
 #define TOUCHED_SIZE sizeof(((struct cpu *)0)->tlb.latches.touched[0])
 #define LATCH_SIZE   sizeof(((struct cpu *)0)->tlb.latches.latch[0])
 
-_Static_assert(LATCH_SIZE % HUGE_PAGE == 0, "latches in huge pages");
+_Static_assert(LATCH_SIZE % HUGE_PAGE == 0 && TOUCHED_SIZE % PAGE_SIZE == 0, "mapped apart");
 
 /* Before a CPU, so that its latches begin with a huge page. */
 #define SKIP (-LATCH & (HUGE_PAGE - 1))

@@ -11,6 +11,9 @@
 #define MAX_SLICE 30000u
 /* A bank is taken if address spaces are in use for so many times as long as that takes. */
 #define BANK_WORTH 8
+/* The bank in use is looked at every tenth of a second, about. */
+#define SAMPLE_CYCLES (1u << 28)
+#define SEEN_OFTEN    4
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
 
@@ -91,19 +94,34 @@ void bt_enter_thread(struct bt *bt)
 		cpu_huge_caches(bt->cpu);
 }
 
-void bt_huge_latches(struct bt *bt)
+/* Latches of the room in use go to huge pages, in the bank in use. */
+static void huge_latches(struct bt *bt, bool upper)
 {
-	for (unsigned upper = 0; upper < 2; upper++) {
-		uint8_t *done = &bt->huge[upper ? LATCH_BANKS : bt->bank];
-		uint32_t n = bt->bc->room.latch[upper] % LATCHES;
-		uint8_t bit = 1u << n / CPU_HUGE_LATCHES;
+	uint8_t *done = &bt->huge[upper ? LATCH_BANKS : bt->bank];
+	uint32_t n = bt->bc->room.latch[upper] % LATCHES;
+	uint8_t bit = 1u << n / CPU_HUGE_LATCHES;
 
-		_Static_assert(LATCHES / CPU_HUGE_LATCHES <= 8, "bits");
-		if (bt->counted || (*done & bit))
-			continue;
-		*done |= bit;
-		cpu_huge_latches(cpu_alias(bt->cpu, bt->bank), upper, n);
-	}
+	_Static_assert(LATCHES / CPU_HUGE_LATCHES <= 8, "bits");
+	if (bt->counted || (*done & bit))
+		return;
+	*done |= bit;
+	cpu_huge_latches(cpu_alias(bt->cpu, bt->bank), upper, n);
+}
+
+/* Every so often: a bank that is often the one in use is worth huge pages, and all have the code of
+ * the upper half. */
+static void sample_bank(struct bt *bt)
+{
+	uint64_t now = __builtin_ia32_rdtsc();
+
+	if (likely(now < bt->sample_next))
+		return;
+	bt->sample_next = now + SAMPLE_CYCLES;
+	huge_latches(bt, true);
+	if (bt->bank_seen[bt->bank] == SEEN_OFTEN)
+		huge_latches(bt, false);
+	else
+		bt->bank_seen[bt->bank]++;
 }
 
 void bt_want_bank(struct bt *bt, unsigned bank)
@@ -119,7 +137,6 @@ void bt_want_bank(struct bt *bt, unsigned bank)
 		return;
 	bt->bank = bank;
 	set_gs(bt);
-	bt_huge_latches(bt);
 }
 
 /* The unit is compiled again: every VCPU that looks it up or jumps to it comes to the new code. */
@@ -170,6 +187,7 @@ void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 	struct cpu *c = bt->cpu;
 	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->stubs->enter);
 
+	sample_bank(bt);
 	bt_enter_block(bt);
 	c->bt.exit = NULL;
 	c->bt.branch = NULL;

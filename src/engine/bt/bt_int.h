@@ -140,8 +140,10 @@ struct bt {
 	uint32_t slice;	       /* instructions granted to this run */
 	bool counted;	       /* compiled code counts instructions, and stops after a slice */
 	bool running;	       /* compiled code is on the stack */
+	uint8_t bank_seen[LATCH_BANKS]; /* so many samples found it in use, or more */
+	uint64_t sample_next;		/* by the host's clock */
 	uint8_t huge[LATCH_BANKS + 1]; /* latches in huge pages, as bits; last: of the upper half */
-	bool in_cpu;	       /* the block was left by a handler: flags are in struct cpu */
+	bool in_cpu; /* the block was left by a handler: flags are in struct cpu */
 };
 
 /* stubs.c */
@@ -158,7 +160,8 @@ void bt_emit_jump_stubs(struct bt_stubs *s);
  * there. Emits jumps out for when it is not where it belongs.
  */
 void bt_emit_lookup(const struct bt_stubs *s, struct emit *e, bool flags_mem, uint8_t *miss[2]);
-/* Where those jumps lead: on by the other place, and beyond. branch: its site, or NULL if direct. */
+/* Where those jumps lead: on by the other place, and beyond. branch: its site, or NULL if direct.
+ */
 void bt_emit_lookup_miss(const struct bt_stubs *s, struct emit *e, uint8_t *miss[2],
 			 const struct bt_site *branch);
 /* What of the guest's vector registers is in the host's: cpu->bt.vec_level. */
@@ -230,9 +233,7 @@ static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
 	flags_set_arith(c, bt_flags_arith(ax));
 }
 
-/* bt.c: latches of the room in use go to huge pages, those of the lower half in the bank in use. */
-void bt_huge_latches(struct bt *bt);
-/* The address space in use is another, with that bank. */
+/* bt.c: the address space in use is another, with that bank. */
 void bt_want_bank(struct bt *bt, unsigned bank);
 
 /*

@@ -358,7 +358,6 @@ static bool translate_in_room(struct bt *bt, struct block *b)
 	}
 	room->hot = bt->e.p;
 	room->cold = bt->cold.p;
-	bt_huge_latches(bt);
 	tell(t, was.cold);
 	return true;
 }
