@@ -22,7 +22,8 @@ void huge_collapse(void *p, size_t size)
 void *huge_map(size_t size, int prot, int flags)
 {
 	size_t more = size + HUGE_PAGE, skip;
-	char *p = mmap(NULL, more, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+	char *p =
+		mmap(NULL, more, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
 
 	if (p == MAP_FAILED)
 		return NULL;

@@ -238,7 +238,8 @@ struct cpu *cpu_alloc(size_t size);
 void cpu_free(struct cpu *cpu);
 /*
  * Has the kernel put what compiled code reads into huge pages (base/huge.h), by the VCPU's thread:
- * the jump cache and the software TLB; and latches around the n-th of one half, the lower one's in the alias's bank.
+ * the jump cache and the software TLB; and latches around the n-th of one half, the lower one's in
+ * the alias's bank.
  */
 void cpu_huge_caches(struct cpu *cpu);
 void cpu_huge_latches(struct cpu *alias, bool upper, uint32_t n);

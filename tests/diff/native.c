@@ -185,7 +185,8 @@ static int map_all(bool code_writable)
 	if (!err)
 		err = map_at(RO_BASE, RO_SIZE, PROT_READ, own, -1);
 	/* Where the monitor's code would lie, at addresses that programs may use. */
-	if (!err && mmap((void *)GIB(1), GIB(1), PROT_NONE, own | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+	if (!err && mmap((void *)GIB(1), GIB(1), PROT_NONE,
+			 own | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
 		err = -errno;
 	return err;
 }

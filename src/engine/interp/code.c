@@ -68,7 +68,8 @@ static size_t code_size(const struct code_cache *cc)
  */
 static int map_code(struct code_cache *cc)
 {
-	const int shared = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, move = MREMAP_MAYMOVE | MREMAP_FIXED;
+	const int shared = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
+		  move = MREMAP_MAYMOVE | MREMAP_FIXED;
 	size_t size = code_size(cc);
 
 	cc->code_mem = huge_map(size, PROT_NONE, 0);
