@@ -1,21 +1,13 @@
 #include "sched/poll.h"
 
 #include <sched.h>
-#include <time.h>
 
 #include "src/base/atomic.h"
+#include "src/base/clock.h"
 
 /* A longer wait is no use to poll for. */
 #define MAX_WINDOW_NS	200000u
 #define FIRST_WINDOW_NS 25000u
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
-}
 
 void sched_host_init(struct sched_host *host)
 {
@@ -39,12 +31,13 @@ void sched_host_leave(struct sched_host *host)
 bool sched_poll(struct sched_poll *poll, struct sched_host *host, const uint32_t *word,
 		uint32_t bits, uint64_t deadline_ns)
 {
-	uint64_t now = now_ns(), end = now + poll->window_ns;
+	uint64_t now = clock_monotonic_ns(), end = now + poll->window_ns;
 
 	poll->start_ns = now;
 	if (deadline_ns)
 		end = MIN(end, deadline_ns);
-	for (; now < end && atomic_load_relaxed(&host->awake) <= host->processors; now = now_ns()) {
+	for (; now < end && atomic_load_relaxed(&host->awake) <= host->processors;
+	     now = clock_monotonic_ns()) {
 		if (atomic_load_seq(word) & bits)
 			return true;
 		__builtin_ia32_pause();
@@ -52,15 +45,10 @@ bool sched_poll(struct sched_poll *poll, struct sched_host *host, const uint32_t
 	return false;
 }
 
-void sched_poll_sleep(struct sched_host *host)
-{
-	sched_host_leave(host);
-}
-
 /* A window twice as long might have been enough; or none would, but one long wait is not all. */
 void sched_poll_woken(struct sched_poll *poll, struct sched_host *host)
 {
-	uint64_t took = now_ns() - poll->start_ns;
+	uint64_t took = clock_monotonic_ns() - poll->start_ns;
 
 	sched_host_join(host);
 	if (took <= MAX_WINDOW_NS)

@@ -22,18 +22,18 @@ struct sched_poll {
 
 /* Before VCPU threads run. */
 void sched_host_init(struct sched_host *host);
-/* A VCPU's thread begins, or ends. */
+/* The calling VCPU's thread begins; it ends, or is about to sleep. */
 void sched_host_join(struct sched_host *host);
 void sched_host_leave(struct sched_host *host);
 
 /*
- * Polls until *word has one of the bits: then true. False: it is time to sleep. deadline_ns: by
- * CLOCK_MONOTONIC, when the wait is over anyway; 0: none.
+ * VCPU's thread. Polls until *word, which any thread sets atomically, has one of the bits: then
+ * true. False: it is time to sleep, behind sched_host_leave(). deadline_ns: by CLOCK_MONOTONIC,
+ * when the wait is over anyway; 0: none.
  */
 bool sched_poll(struct sched_poll *poll, struct sched_host *host, const uint32_t *word,
 		uint32_t bits, uint64_t deadline_ns);
-/* Around the sleep that follows. */
-void sched_poll_sleep(struct sched_host *host);
+/* Behind that sleep: joins again. */
 void sched_poll_woken(struct sched_poll *poll, struct sched_host *host);
 
 #endif

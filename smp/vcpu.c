@@ -73,7 +73,7 @@ void vcpu_block(struct vcpu *v, const struct shootdown_sink *sink)
 	rcu_offline();
 	shootdown_offline(&v->queue);
 	if (!sched_poll(&v->poll, &v->smp->host, &v->requests, ~REQ_SHOOTDOWN, ns)) {
-		sched_poll_sleep(&v->smp->host);
+		sched_host_leave(&v->smp->host);
 		sleep_until(v, timeout);
 		sched_poll_woken(&v->poll, &v->smp->host);
 	}

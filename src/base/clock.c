@@ -25,6 +25,11 @@ static uint64_t read_ns(clockid_t id)
 	return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
 }
 
+uint64_t clock_monotonic_ns(void)
+{
+	return read_ns(CLOCK_MONOTONIC);
+}
+
 /* Not before the loads that come before it. */
 static uint64_t read_tsc(void)
 {
@@ -38,7 +43,7 @@ static uint64_t read_pair(uint64_t *ns)
 	uint64_t best = ~0ull, tsc = 0;
 
 	for (unsigned n = 0; n < PAIR_TRIES; n++) {
-		uint64_t before = read_tsc(), t = read_ns(CLOCK_MONOTONIC);
+		uint64_t before = read_tsc(), t = clock_monotonic_ns();
 		uint64_t took = read_tsc() - before;
 
 		if (took < best) {
@@ -86,7 +91,7 @@ static uint64_t host_now(struct clock *clk)
 
 	if (likely(clock_scale(clk, &s)))
 		return clock_scaled(&s, read_tsc());
-	return read_ns(CLOCK_MONOTONIC) - clk->start_ns;
+	return clock_monotonic_ns() - clk->start_ns;
 }
 
 /* The counter's rate between two moments. */
@@ -148,7 +153,7 @@ void clock_follow(struct clock *clk)
 
 uint64_t clock_host_ns(struct clock *clk, uint64_t ns)
 {
-	return read_ns(CLOCK_MONOTONIC) + (ns - clock_now(clk));
+	return clock_monotonic_ns() + (ns - clock_now(clk));
 }
 
 /* Whether the counter runs at one rate, and the host's kernel trusts it. */

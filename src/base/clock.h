@@ -35,7 +35,9 @@ void clock_init_host(struct clock *clk);
 void clock_follow(struct clock *clk);
 /* The number of the scale in use, which is then in *scale; 0: there is none. Any thread. */
 uint32_t clock_scale(const struct clock *clk, struct clock_scale *scale);
-/* The host's CLOCK_MONOTONIC when guest time will be ns. */
+/* The host's CLOCK_MONOTONIC. Any thread. */
+uint64_t clock_monotonic_ns(void);
+/* The same when guest time will be ns. */
 uint64_t clock_host_ns(struct clock *clk, uint64_t ns);
 
 static inline uint64_t clock_now(struct clock *clk)

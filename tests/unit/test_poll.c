@@ -6,24 +6,16 @@
 #include <cmocka.h>
 
 #include <pthread.h>
-#include <time.h>
 
 #include "sched/poll.h"
 #include "src/base/atomic.h"
+#include "src/base/clock.h"
 
 #define WANTED 4u
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
-}
-
 static void pass_ns(uint64_t ns)
 {
-	for (uint64_t end = now_ns() + ns; now_ns() < end;)
+	for (uint64_t end = clock_monotonic_ns() + ns; clock_monotonic_ns() < end;)
 		;
 }
 
@@ -33,7 +25,7 @@ static void wait_for(struct sched_poll *poll, struct sched_host *host, uint64_t 
 	uint32_t word = 0;
 
 	assert_false(sched_poll(poll, host, &word, WANTED, 0));
-	sched_poll_sleep(host);
+	sched_host_leave(host);
 	pass_ns(ns);
 	sched_poll_woken(poll, host);
 }
@@ -83,48 +75,61 @@ static void test_asked_for(void **state)
 	assert_true(sched_poll(&poll, &host, &word, WANTED, 0));
 	/* Other bits do not end it, a deadline does. */
 	word = 1;
-	assert_false(sched_poll(&poll, &host, &word, WANTED, now_ns() + 1000000));
+	assert_false(sched_poll(&poll, &host, &word, WANTED, clock_monotonic_ns() + 1000000));
 }
 
-static void *ask(void *word)
+/* What another thread does while this one polls. */
+struct meanwhile {
+	struct sched_host host;
+	uint32_t word;
+};
+
+static bool poll_while(struct meanwhile *m, void *(*fn)(void *))
 {
+	struct sched_poll poll = {.window_ns = 60 * NSEC_PER_SEC};
+	pthread_t thread;
+	bool wanted;
+
+	m->host = host_with(1);
+	assert_int_equal(pthread_create(&thread, NULL, fn, m), 0);
+	wanted = sched_poll(&poll, &m->host, &m->word, WANTED, 0);
+	pthread_join(thread, NULL);
+	return wanted;
+}
+
+static void *ask(void *arg)
+{
+	struct meanwhile *m = arg;
+
 	pass_ns(1000000);
-	atomic_fetch_or_seq((uint32_t *)word, WANTED);
+	atomic_fetch_or_seq(&m->word, WANTED);
 	return NULL;
 }
 
 static void test_while_polling(void **state)
 {
-	struct sched_host host = host_with(1);
-	struct sched_poll poll = {.window_ns = 60 * NSEC_PER_SEC};
-	uint32_t word = 0;
-	pthread_t thread;
+	struct meanwhile m = {0};
 
-	assert_int_equal(pthread_create(&thread, NULL, ask, &word), 0);
-	assert_true(sched_poll(&poll, &host, &word, WANTED, 0));
-	pthread_join(thread, NULL);
+	assert_true(poll_while(&m, ask));
 }
 
-static void *join_host(void *host)
+static void *join_host(void *arg)
 {
+	struct meanwhile *m = arg;
+
 	pass_ns(1000000);
-	sched_host_join(host);
+	sched_host_join(&m->host);
 	return NULL;
 }
 
 /* No longer once another VCPU needs the processor. */
 static void test_gives_way(void **state)
 {
-	struct sched_host host = host_with(1);
-	struct sched_poll poll = {.window_ns = 60 * NSEC_PER_SEC};
-	uint32_t word = 0;
-	pthread_t thread;
+	struct meanwhile m = {0};
 
-	assert_int_equal(pthread_create(&thread, NULL, join_host, &host), 0);
-	assert_false(sched_poll(&poll, &host, &word, WANTED, 0));
-	pthread_join(thread, NULL);
-	sched_host_leave(&host);
-	assert_int_equal(host.awake, 1);
+	assert_false(poll_while(&m, join_host));
+	sched_host_leave(&m.host);
+	assert_int_equal(m.host.awake, 1);
 }
 
 int main(void)

@@ -35,10 +35,15 @@ bool tr_needs_both(const ZydisDecodedOperandMem *m)
 	return has_segment(m) || (!is_none(m->index) && host_of(m->index) == IN_MEMORY);
 }
 
+static size_t place_of(unsigned what)
+{
+	return what == HELD_PAGE ? CPU_OFF(bt.page) : GPR_OFF(what);
+}
+
 void tr_load_held(struct tr *t, unsigned what)
 {
 	if (tr_held(t) != what)
-		e_load(t->e, SCRATCH0, what == HELD_PAGE ? CPU_OFF(bt.page) : GPR_OFF(what));
+		e_load(t->e, SCRATCH0, place_of(what));
 	tr_hold(t, what);
 }
 
@@ -48,7 +53,7 @@ static void load(struct tr *t, unsigned out, unsigned what)
 	if (out == SCRATCH0)
 		tr_load_held(t, what);
 	else
-		e_load(t->e, out, what == HELD_PAGE ? CPU_OFF(bt.page) : GPR_OFF(what));
+		e_load(t->e, out, place_of(what));
 }
 
 void tr_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperandMem *m,

@@ -304,7 +304,6 @@ void tr_rewrite(struct tr *t, struct tr_insn *in)
 {
 	const struct shape *s = &in->shape;
 	struct host_mem hm = {0};
-
 	unsigned held;
 
 	if (s->mem)

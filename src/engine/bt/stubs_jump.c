@@ -57,6 +57,14 @@ static void emit_probe(struct emit *e, uint8_t *miss[2])
 	emit_jump_native(e);
 }
 
+/* As emit_probe(), but goes nowhere and leaves cpu->bt.page alone. */
+static void emit_compare(struct emit *e, uint8_t *miss[2])
+{
+	e_gs_base(e, 0x3b, SCRATCH0, SCRATCH1, JUMP_OFF(rip));
+	miss[0] = e_jcc(e, CC_NE);
+	emit_same_key(e, &miss[1]);
+}
+
 /* Where the jumps of emit_probe() lead: falls through with the target in SCRATCH0. */
 static void emit_missed(struct emit *e, uint8_t *miss[2])
 {
@@ -204,9 +212,7 @@ static void emit_branch_fill(struct bt_stubs *s)
 	e_code(e, 0x45, 0x31, 0xdb); /* xor r11d, r11d */
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	emit_place(e);
-	e_gs_base(e, 0x3b, SCRATCH0, SCRATCH1, JUMP_OFF(rip));
-	miss[0] = e_jcc(e, CC_NE);
-	emit_same_key(e, &miss[1]);
+	emit_compare(e, miss);
 	found = e->p;
 	e_push(e, H_RAX);
 	emit_entry_load(e, H_RAX, JUMP_OFF(native));
@@ -226,9 +232,7 @@ static void emit_branch_fill(struct bt_stubs *s)
 	emit_jump_native(e);
 	emit_missed(e, miss);
 	emit_other_place(e);
-	e_gs_base(e, 0x3b, SCRATCH0, SCRATCH1, JUMP_OFF(rip));
-	none[0] = e_jcc(e, CC_NE);
-	emit_same_key(e, &none[1]);
+	emit_compare(e, none);
 	e_jmp_to(e, found);
 	emit_missed(e, none);
 	e_jmp_to(e, s->not_cached);
