@@ -196,7 +196,8 @@ void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 	c->bt.left = bt->slice;
 	bt->in_cpu = false;
 	bt->running = true;
-	enter(b->native);
+	/* Another VCPU may be giving it better code: either will do. */
+	enter(atomic_load_acquire(&b->native));
 	finish(bt);
 	/* A handler set rip itself, and raised what there was to raise. */
 	if (bt->in_cpu)
