@@ -149,7 +149,7 @@ static void redo(struct bt *bt)
 		return;
 	/* No room now: once more, when it is found wanting again. */
 	atomic_store_relaxed(&unit->any_half, false);
-	atomic_store_relaxed(&unit->single_checks, false);
+	atomic_store_relaxed(&unit->narrow, 0);
 	atomic_store_relaxed(&unit->lookups, 0);
 }
 

@@ -59,7 +59,8 @@ struct bt_check {
 	bool write;	   /* stores are among the accesses */
 	bool fill_write;   /* the instruction at slot stores: the fill may set the dirty bit */
 	bool any_half;	   /* addresses may be in the half that the code is not in */
-	uint16_t group;	   /* of the accesses, in the unit */
+	bool narrow;	   /* the accesses are as close together as accesses of one check get */
+	uint8_t place;	   /* of the group: its bit in the block's sets */
 };
 
 /*
@@ -128,18 +129,16 @@ struct bt {
 	const struct block *refreshed; /* the last unit whose former code was forgotten */
 	struct bt_space *tr_space;     /* work space of one translation */
 	ZydisDecoder decoder;
-	uint32_t hot;	       /* how often a block was interpreted that is worth following */
-	bool straddled;	       /* the last check that failed was of a group that crossed a page */
-	uint64_t straddle_end; /* when the interpreter was done with it, by the host's clock */
-	FILE *log, *perf_map;  /* see struct bt_config */
-	unsigned bank;	       /* of latches, that GS points to the alias of */
-	unsigned bank_wanted;  /* that of the address space in use */
-	uint64_t bank_time;    /* when that changed, by the host's clock */
-	uint64_t bank_stay;    /* mean of how long it did not, in cycles of it */
-	uint64_t gs_cycles;    /* what it takes to set GS: much on some virtual hosts */
-	uint32_t slice;	       /* instructions granted to this run */
-	bool counted;	       /* compiled code counts instructions, and stops after a slice */
-	bool running;	       /* compiled code is on the stack */
+	uint32_t hot;	      /* how often a block was interpreted that is worth following */
+	FILE *log, *perf_map; /* see struct bt_config */
+	unsigned bank;	      /* of latches, that GS points to the alias of */
+	unsigned bank_wanted; /* that of the address space in use */
+	uint64_t bank_time;   /* when that changed, by the host's clock */
+	uint64_t bank_stay;   /* mean of how long it did not, in cycles of it */
+	uint64_t gs_cycles;   /* what it takes to set GS: much on some virtual hosts */
+	uint32_t slice;	      /* instructions granted to this run */
+	bool counted;	      /* compiled code counts instructions, and stops after a slice */
+	bool running;	      /* compiled code is on the stack */
 	uint8_t bank_seen[LATCH_BANKS]; /* so many samples found it in use, or more */
 	uint64_t sample_next;		/* by the host's clock */
 	uint8_t huge[LATCH_BANKS + 1]; /* latches in huge pages, as bits; last: of the upper half */

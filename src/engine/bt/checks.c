@@ -126,12 +126,12 @@ static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 
 /* --- where they stand ------------------------------------------------------------------------- */
 
-static bool wants_latch(const struct tr *t, unsigned group)
+static bool wants_latch(const struct tr *t, const struct tr_group *g)
 {
 	/* Which tag to add is not known, or nothing is ever filled. */
 	if (t->any_half || t->ctx == TLB_ALIGN)
 		return false;
-	return group >= 64 || !(atomic_load_relaxed(&t->b->lookups) >> group & 1);
+	return !(atomic_load_relaxed(&t->b->lookups) >> g->place & 1);
 }
 
 /* An addend is read from the latch as long as the group is in use: no other group may fill it. */
@@ -143,13 +143,12 @@ static uint32_t take_latch(struct tr *t, const struct tr_group *g)
 }
 
 /* Without a latch SCRATCH1 = the addend of the group's page. */
-static void emit_check(struct tr *t, struct tr_insn *at, unsigned group)
+static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 {
-	struct tr_group *g = &t->group[group];
 	struct tr_slow *s = &t->slow[t->nslow++];
 
-	*s = (struct tr_slow){.g = g, .at = at, .group = group, .mem = t->flags_mem};
-	g->latch = wants_latch(t, group) ? take_latch(t, g) : NO_LATCH;
+	*s = (struct tr_slow){.g = g, .at = at, .mem = t->flags_mem};
+	g->latch = wants_latch(t, g) ? take_latch(t, g) : NO_LATCH;
 	if (g->latch == NO_LATCH)
 		emit_lookup(t, g, s);
 	else
@@ -178,7 +177,7 @@ void tr_checks(struct tr *t, struct tr_insn *in)
 			continue;
 		tr_settle_rsp(t);
 		tr_flags_clobber(t, in->live_in, SCRATCH0);
-		emit_check(t, in, t->next_group);
+		emit_check(t, in, g);
 		/* A latch's is loaded by who uses it. */
 		t->addend = g->latch == NO_LATCH ? t->next_group : NO_GROUP;
 		/* It is used at once and never again, or kept. */
@@ -201,7 +200,8 @@ static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 	c->write = g->write;
 	c->any_half = t->any_half;
 	c->fill_write = g->check->write && g->check_at == g->first;
-	c->group = s->group;
+	c->narrow = g->narrow;
+	c->place = g->place;
 	tr_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
 	e_mov_imm64(e, SCRATCH1, (uintptr_t)c);
 	e_jmp_to(e, t->bt->stubs->miss[s->mem]);

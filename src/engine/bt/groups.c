@@ -4,7 +4,8 @@
  * so that [rsp+8] before and after a push, or [rbp-8] after "mov rbp, rsp", are relative to one
  * value.
  *
- * Accesses relative to the same values, at most MAX_SPAN apart, form a group with one check: that
+ * Accesses relative to the same values, at most MAX_SPAN apart, form a group with one check (if
+ * that was found to cross a page time and again, at most NARROW_SPAN): that
  * the first and the last byte lie in one page that the software TLB has. Where the check fails for
  * good, the interpreter takes over at the instruction before which it stands, until the end of that
  * block. So a check may stand anywhere before the accesses it is for: nothing is visible of it. It
@@ -13,6 +14,7 @@
 #include "src/engine/bt/translate.h"
 
 #define MAX_SPAN    256
+#define NARROW_SPAN 8
 #define OPEN_GROUPS (ADDEND_SLOTS / 2)
 
 struct pass {
@@ -157,7 +159,7 @@ static bool joins(const struct tr_group *g, const struct tr_group *key)
 {
 	return alignments_agree(g, key) && g->base == key->base && g->index == key->index &&
 	       g->scale == key->scale && g->seg == key->seg &&
-	       MAX(g->hi, key->hi) - MIN(g->lo, key->lo) < MAX_SPAN;
+	       MAX(g->hi, key->hi) - MIN(g->lo, key->lo) < (g->narrow ? NARROW_SPAN : MAX_SPAN);
 }
 
 /* Whether a register differs between two instructions by a constant only, and by which. */
@@ -222,6 +224,8 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 	g->ahead = false;
 	g->reg = NO_REG;
 	g->first = g->last = n;
+	g->place = MIN(n, 63u);
+	g->narrow = atomic_load_relaxed(&t->b->narrow) >> g->place & 1;
 	g->check = a;
 	g->check_disp = key->lo;
 	place(p, g, id);
@@ -240,7 +244,7 @@ static void add_access(struct pass *p, struct tr_access *a, unsigned n)
 	struct tr_group key;
 
 	make_key(p, n, a, &key);
-	for (unsigned k = p->nopen; k-- > 0 && !t->b->single_checks;) {
+	for (unsigned k = p->nopen; k-- > 0;) {
 		struct tr_group *g = &t->group[p->open[k]];
 
 		if (!joins(g, &key))

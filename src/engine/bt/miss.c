@@ -4,12 +4,10 @@
 #include "src/base/atomic.h"
 #include "src/x86/mem.h"
 
-/* Page-crossing groups of a unit, one after the other, after which accesses get checks of their
- * own. */
+/* Groups of a unit that crossed a page, SOON cycles apart at most, after which one is made narrow.
+ */
 #define MANY_STRADDLES 64
-/* One after the other: so many cycles of the host's clock behind the interpreter's part of the
- * last. */
-#define SOON_CYCLES 400
+#define SOON	       8192
 
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
@@ -35,24 +33,33 @@ static void refresh(struct bt *bt, struct block *unit)
 	bt->bc->branch_gen++;
 }
 
-/* A page-crossing group. */
-static void note_straddle(struct bt *bt, struct block *unit)
+/*
+ * A group that crosses a page. That costs as much as some hundred checks, but a loop over an array
+ * has it seldom; accesses to one stack frame or structure have it each time.
+ */
+static void note_straddle(struct bt *bt, const struct bt_check *k)
 {
-	uint64_t now = __builtin_ia32_rdtsc();
-	unsigned n;
+	const uint64_t unit_of_time = 1024;
+	struct block *unit = k->unit;
+	uint64_t bits = atomic_load_relaxed(&unit->narrow), bit = 1ull << k->place;
+	uint32_t now = __builtin_ia32_rdtsc() / unit_of_time;
+	uint32_t took = now - atomic_load_relaxed(&unit->straddle_time);
+	unsigned n = atomic_load_relaxed(&unit->straddles);
 
-	bt->straddled = true;
-	if (atomic_load_relaxed(&unit->single_checks)) {
+	if (k->narrow)
+		return;
+	if (bits & bit) {
 		refresh(bt, unit);
 		return;
 	}
-	/* A loop over an array crosses now and then, one on a crossing stack frame each time. */
-	n = now - bt->straddle_end < SOON_CYCLES ? atomic_load_relaxed(&unit->straddles) + 1 : 0;
-	atomic_store_relaxed(&unit->straddles, n);
+	n = took <= SOON / unit_of_time ? n + 1 : n / 2;
 	if (n == MANY_STRADDLES) {
-		atomic_store_relaxed(&unit->single_checks, true);
+		atomic_store_relaxed(&unit->narrow, bits | bit);
 		bt->redo = unit;
+		n = 0;
 	}
+	atomic_store_relaxed(&unit->straddles, n);
+	atomic_store_relaxed(&unit->straddle_time, now);
 }
 
 /*
@@ -62,12 +69,12 @@ static void note_straddle(struct bt *bt, struct block *unit)
 static void note_fills(struct bt *bt, const struct bt_check *k)
 {
 	uint64_t now = __builtin_ia32_rdtsc(), took = now - bt->fills_start;
-	uint64_t bit = 1ull << (k->group & 63);
+	uint64_t bit = 1ull << k->place;
 	struct block *unit = k->unit;
 
 	bt->fills_start = now;
 	bt->cpu->bt.fills = FILLS_SAMPLE;
-	if (took > FILLS_SAMPLE * FILL_CYCLES || k->group >= 64)
+	if (took > FILLS_SAMPLE * FILL_CYCLES)
 		return;
 	if (atomic_load_relaxed(&unit->lookups) & bit) {
 		refresh(bt, unit);
@@ -87,7 +94,7 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 	if (c->bt.fills < 0)
 		note_fills(bt, k);
 	if ((lo ^ (lo + k->span)) & PAGE_MASK) {
-		note_straddle(bt, k->unit);
+		note_straddle(bt, k);
 		return NULL;
 	}
 	if (!k->any_half && lo >> 63 != c->bt.page >> 63) {

@@ -95,8 +95,4 @@ void bt_rest(struct cpu *c, const struct bt_check *k)
 	bt_flags_unpack(c, c->bt.flags);
 	slot->exec(c, slot);
 	handed_over(bt, c);
-	if (bt->straddled) {
-		bt->straddled = false;
-		bt->straddle_end = __builtin_ia32_rdtsc();
-	}
 }

@@ -106,6 +106,8 @@ struct tr_group {
 	int64_t align_at;     /* relative to the values */
 	uint16_t check_at;    /* instruction before which the check stands */
 	uint16_t first, last; /* instructions that access */
+	uint8_t place;	      /* the group's bit in sets of the block */
+	bool narrow;	      /* what belongs to it lies close together */
 	const struct tr_access *check; /* the access by whose registers the check computes */
 	int64_t check_disp;	       /* its displacement, relative to the values */
 	int64_t check_by; /* by how much its address is larger there than at the check */
@@ -139,7 +141,6 @@ struct tr_slow {
 	uint8_t *have;	/* where the page is known, and its addend in SCRATCH1 */
 	uint8_t *done;	/* where the latch holds it */
 	const struct tr_group *g;
-	uint16_t group; /* g's number */
 	const struct tr_insn *at;
 	uint8_t vec_level; /* what registers are checked */
 	bool x87;

@@ -42,15 +42,17 @@ struct block {
 	uint32_t key; /* mode and options: block_key() */
 	uint16_t insns;
 	uint16_t bytes;
-	uint32_t heat;	    /* *times interpreted, until it is compiled */
-	uint16_t straddles; /* *compiled: groups of accesses that crossed a page */
-	bool single_checks; /* *compiled: no such groups */
-	bool any_half;	    /* *compiled: data may be in the half that the code is not in */
-	bool runs_long;	    /* *compiled: a loop that was seldom left */
-	bool dead;	    /* +it is not found any more; read by any thread */
-	/* *Compiled: groups of accesses that are looked up each time, and those that may soon be.
+	uint32_t heat;		/* *times interpreted, until it is compiled */
+	uint32_t straddle_time; /* *compiled: when a group of accesses last crossed a page */
+	uint16_t straddles;	/* *compiled: how often that was lately */
+	bool any_half;		/* *compiled: data may be in the half that the code is not in */
+	bool runs_long;		/* *compiled: a loop that was seldom left */
+	bool dead;		/* +it is not found any more; read by any thread */
+	/*
+	 * *Compiled, a bit for each group of accesses, by its first instruction: those that are
+	 * looked up each time, those that may soon be, and those that are kept narrow.
 	 */
-	uint64_t lookups, lookups_next;
+	uint64_t lookups, lookups_next, narrow;
 	const uint8_t *code;	       /* the guest's bytes; NULL for a block that is not kept */
 	void *native;		       /* *compiled code, or NULL; far_native is set before */
 	void *far_native;	       /* *where it is entered with the flags in cpu->bt.flags */
