@@ -145,6 +145,7 @@ static void redo(struct bt *bt)
 	struct block *unit = bt->redo;
 
 	bt->redo = NULL;
+	bt->refreshed = NULL;
 	if (bt_translate(bt, unit))
 		return;
 	/* No room now: once more, when it is found wanting again. */

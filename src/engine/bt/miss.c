@@ -13,10 +13,26 @@
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
 #define FILL_CYCLES 800
 
+/* Compiled code returns at the next safepoint. */
+static void leave_soon(struct bt *bt)
+{
+	atomic_store_seq(&bt->cpu->bt.stack_limit, ~0ull);
+}
+
+/* Has the unit compiled again. False: another one's turn has not come yet. */
+static bool want_redo(struct bt *bt, struct block *unit)
+{
+	if (bt->redo && bt->redo != unit)
+		return false;
+	bt->redo = unit;
+	leave_soon(bt);
+	return true;
+}
+
 /*
  * A VCPU that found the unit's former code in its jump cache finds the present one from now on, and
- * if it came by a latch of a branch when it next enters compiled code. A loop in the former code
- * may come here often.
+ * if it came by a latch of a branch when it next enters compiled code, which is soon. A loop in the
+ * former code may come here often.
  */
 static void refresh(struct bt *bt, struct block *unit)
 {
@@ -31,6 +47,7 @@ static void refresh(struct bt *bt, struct block *unit)
 		return;
 	bt->refreshed = unit;
 	bt->bc->branch_gen++;
+	leave_soon(bt);
 }
 
 /*
@@ -52,10 +69,9 @@ static void note_straddle(struct bt *bt, const struct bt_check *k)
 		refresh(bt, unit);
 		return;
 	}
-	n = took <= SOON / unit_of_time ? n + 1 : n / 2;
-	if (n == MANY_STRADDLES) {
+	n = took <= SOON / unit_of_time ? MIN(n + 1, MANY_STRADDLES) : n / 2;
+	if (n == MANY_STRADDLES && want_redo(bt, unit)) {
 		atomic_store_relaxed(&unit->narrow, bits | bit);
-		bt->redo = unit;
 		n = 0;
 	}
 	atomic_store_relaxed(&unit->straddles, n);
@@ -78,12 +94,11 @@ static void note_fills(struct bt *bt, const struct bt_check *k)
 		return;
 	if (atomic_load_relaxed(&unit->lookups) & bit) {
 		refresh(bt, unit);
-	} else if (atomic_load_relaxed(&unit->lookups_next) & bit) {
-		atomic_store_relaxed(&unit->lookups, atomic_load_relaxed(&unit->lookups) | bit);
-		bt->redo = unit;
-	} else {
+	} else if (!(atomic_load_relaxed(&unit->lookups_next) & bit)) {
 		atomic_store_relaxed(&unit->lookups_next,
 				     atomic_load_relaxed(&unit->lookups_next) | bit);
+	} else if (want_redo(bt, unit)) {
+		atomic_store_relaxed(&unit->lookups, atomic_load_relaxed(&unit->lookups) | bit);
 	}
 }
 
@@ -100,9 +115,8 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 	if (!k->any_half && lo >> 63 != c->bt.page >> 63) {
 		if (atomic_load_relaxed(&k->unit->any_half))
 			refresh(bt, k->unit);
-		else
-			bt->redo = k->unit;
-		atomic_store_relaxed(&k->unit->any_half, true);
+		else if (want_redo(bt, k->unit))
+			atomic_store_relaxed(&k->unit->any_half, true);
 		return NULL;
 	}
 	if (k->align && ((lo + k->align_off) & (k->align - 1)))
