@@ -22,6 +22,7 @@
 #define ALIGN_GPA  (CODE_GPA + 0x200)
 #define PAIR_GPA   (CODE_GPA + 0x300)
 #define STACK_GPA  (CODE_GPA + 0x400)
+#define FIELDS_GPA (CODE_GPA + 0x500)
 #define OLD	   0x1d
 #define NEW	   0xe3
 
@@ -38,6 +39,14 @@ CODE(stack, "mov $0, %eax\n"
 	    "add %rax, \\n * 0x1000 + 8(%rsp)\n"
 	    ".endr\n"
 	    "hlt")
+/* Accesses to one structure, again and again. */
+CODE(fields, "1: mov (%rdi), %rax\n"
+	     "mov 0x10(%rdi), %rbx\n"
+	     "mov 0x18(%rdi), %rcx\n"
+	     "mov 8(%rdi), %rdx\n"
+	     "dec %esi\n"
+	     "jnz 1b\n"
+	     "hlt")
 CODE(answer, "mov $1, %eax; hlt")
 
 static int setup(void **state)
@@ -58,6 +67,7 @@ static int setup(void **state)
 	guest_cpu_load(g, ALIGN_GPA, load_aligned);
 	guest_cpu_load(g, PAIR_GPA, load_pair);
 	guest_cpu_load(g, STACK_GPA, stack);
+	guest_cpu_load(g, FIELDS_GPA, fields);
 	g->ram[PAGE_A << PAGE_SHIFT] = OLD;
 	g->ram[PAGE_B << PAGE_SHIFT] = NEW;
 	*state = g;
@@ -444,6 +454,32 @@ static void test_banks(void **state)
 	assert_false(fills(g, 1));
 }
 
+static uint64_t read_fields(struct guest_cpu *g, uint64_t rounds)
+{
+	uint64_t before = g->stats.blocks_compiled;
+
+	g->cpu->gpr[RSI] = rounds;
+	assert_int_equal(run(g, FIELDS_GPA, DATA_GPA + PAGE_SIZE - 0x10), INTERP_HALT);
+	assert_int_equal(g->cpu->gpr[RAX], 1);
+	assert_int_equal(g->cpu->gpr[RDX], 2);
+	assert_int_equal(g->cpu->gpr[RBX], 3);
+	assert_int_equal(g->cpu->gpr[RCX], 4);
+	return g->stats.blocks_compiled - before;
+}
+
+/* A structure that lies in two pages is read by checks that do not cross them, after a while. */
+static void test_narrow(void **state)
+{
+	static const uint64_t field[] = {1, 2, 3, 4};
+	struct guest_cpu *g = *state;
+
+	memcpy(g->ram + DATA_GPA + PAGE_SIZE - 0x10, field, sizeof(field));
+	read_fields(g, WARM);
+	/* Three groups crossed, one after the other: from each access to all that follow. */
+	assert_int_equal(read_fields(g, 2000), 3);
+	assert_int_equal(read_fields(g, 2000), 0);
+}
+
 static void switch_spaces(struct guest_cpu *g)
 {
 	sys_write_cr(g->cpu, 3, TABLES_GPA | 1 | CR3_NOFLUSH);
@@ -553,7 +589,7 @@ int main(void)
 		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
 		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
 		TEST(test_distances), TEST(test_clearing), TEST(test_stack),
-		TEST(test_banks),     TEST(test_own),
+		TEST(test_banks),     TEST(test_own),	   TEST(test_narrow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

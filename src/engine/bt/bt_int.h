@@ -262,13 +262,13 @@ static inline void bt_enter_block(struct bt *bt)
 }
 
 /*
- * The shadow stack holds guest return addresses, negated, with the host's above. What lies below a
+ * The shadow stack holds guest return addresses with the host's above. What lies below a
  * barrier belongs to another mode. A return that matches one finds its target as if it matched
  * nothing. Nobody knows then which instruction it was, so if it is not to a canonical address the
  * fault is that of the next fetch.
  */
-#define SHADOW_BARRIER	  0ull		   /* a return to 0 */
-#define SHADOW_AC_BARRIER (1ull << 63 | 1) /* ... before STAC: no return of code */
+#define SHADOW_BARRIER	  0ull	       /* a return to 0 */
+#define SHADOW_AC_BARRIER (~0ull >> 1) /* ... before STAC: no return of code */
 void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier);
 static inline void bt_emit_forget_user(struct emit *e)
 {

@@ -347,8 +347,8 @@ static void load_target(struct tr *t, const struct tr_insn *in)
 }
 
 /*
- * The return address goes to the guest's stack, and negated to ours with the host's return address
- * above it (emit_ret() has the other half). A return to here brings it in SCRATCH0. Flags go
+ * The return address goes to the guest's stack, and to ours with the host's return address above it
+ * (emit_ret() has the other half). A return to here brings it in SCRATCH0. Flags go
  * through calls, returns and other indirect branches in cpu->bt.flags: there they are seldom read.
  */
 static void emit_push_return(struct tr *t, struct tr_insn *in, const struct tr_access *stack)
@@ -359,7 +359,6 @@ static void emit_push_return(struct tr *t, struct tr_insn *in, const struct tr_a
 	page_address(e, SCRATCH0, tr_next(in));
 	e_op_mem(e, 0x89, SCRATCH0, &hm);
 	move_rsp(t, -8);
-	e_code(e, 0x49, 0xf7, 0xda); /* neg r10 */
 	e_push(e, SCRATCH0);
 }
 
@@ -499,9 +498,7 @@ static void emit_ret(struct tr *t, struct tr_insn *in)
 	e_op_mem(e, 0x8b, SCRATCH0, &hm);
 	tr_move_rsp(t, release);
 	tr_settle_rsp(t);
-	/* The address that our stack expects, negated, plus the real one. */
-	e_load_at(e, SCRATCH1, H_RSP, 8);
-	e_code(e, 0x4d, 0x01, 0xd3); /* add r11, r10 */
+	e_op_mem(e, 0x3b, SCRATCH0, &(struct host_mem){.base = H_RSP, .index = H_NONE, .disp = 8});
 	t->ret_from = e_jcc(e, CC_NE);
 	t->ret_site = branch_site(t, in, -release);
 	e8(e, 0xc3);

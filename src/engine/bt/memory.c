@@ -47,7 +47,10 @@ void tr_load_held(struct tr *t, unsigned what)
 	tr_hold(t, what);
 }
 
-/* out, a scratch register, = what SCRATCH0 could hold. */
+/*
+ * out, a scratch register, = what SCRATCH0 could hold. SCRATCH1 is not copied from there: a look-up
+ * begins so, and is retried when SCRATCH0 is lost.
+ */
 static void load(struct tr *t, unsigned out, unsigned what)
 {
 	if (out == SCRATCH0)
@@ -90,8 +93,10 @@ void tr_address(struct tr *t, const struct tr_insn *in, const ZydisDecodedOperan
 
 		e_code(e, 0x48 | (out >> 3) << 2 | e_rex_mem(&hm), 0x8d); /* lea */
 		e_modrm_no_base(e, out, &hm);
-	} else if (base != out || index != H_NONE || disp) {
+	} else if (index != H_NONE || disp) {
 		e_lea(e, out, base, index, tr_scale(m), disp);
+	} else if (base != out) {
+		e_mov_rr(e, out, base);
 	}
 	if (has_segment(m)) {
 		unsigned s = m->segment == ZYDIS_REGISTER_FS ? SEG_FS : SEG_GS;

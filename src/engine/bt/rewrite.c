@@ -292,10 +292,11 @@ static void emit_bytes(struct tr *t, const struct tr_insn *in, const struct host
 	ebytes(e, in->bytes + rest, zi->length - rest);
 }
 
-static bool any_in_memory(const struct shape *s)
+/* Whether a scratch register has an operand before the instruction, so that it takes no address. */
+static bool reads_memory_register(const struct shape *s)
 {
 	for (unsigned n = 0; n < SHAPE_PLACES; n++)
-		if (s->reg[n].in_memory)
+		if (s->reg[n].in_memory && s->reg[n].read)
 			return true;
 	return false;
 }
@@ -307,7 +308,7 @@ void tr_rewrite(struct tr *t, struct tr_insn *in)
 	unsigned held;
 
 	if (s->mem)
-		hm = tr_operand(t, in, &in->acc[0], any_in_memory(s));
+		hm = tr_operand(t, in, &in->acc[0], reads_memory_register(s));
 	held = tr_held(t);
 	fetch(t, s);
 	emit_bytes(t, in, &hm);
