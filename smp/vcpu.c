@@ -26,7 +26,7 @@ void vcpu_request(struct vcpu *v, uint32_t bits)
 {
 	atomic_fetch_or_seq(&v->requests, bits);
 	/* Compiled code looks at this only; bt_unkick() resets it before it reads requests. */
-	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
+	cpu_kick(&v->cpu);
 	/*
 	 * The bits are visible before sleeping is read; pairs with vcpu_block(), which sets
 	 * sleeping before it reads the bits. One of the two sees the other.
@@ -41,7 +41,7 @@ static void kick_shootdown(void *arg)
 	struct vcpu *v = arg;
 
 	atomic_fetch_or_seq(&v->requests, REQ_SHOOTDOWN);
-	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
+	cpu_kick(&v->cpu);
 }
 
 /* An absolute CLOCK_MONOTONIC timeout, or NULL. */

@@ -21,7 +21,7 @@ static void on_tick(int sig, siginfo_t *info, void *context)
 	if (atomic_load_seq(&v->sleeping))
 		return;
 	atomic_fetch_or_seq(&v->requests, REQ_TICK);
-	atomic_store_seq(&v->cpu.bt.stack_limit, ~0ull);
+	cpu_kick(&v->cpu);
 }
 
 static int unblock(int sig)

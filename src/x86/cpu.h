@@ -14,6 +14,7 @@
 
 #include "mmu/gmem.h"
 #include "mmu/tlb.h"
+#include "src/base/atomic.h"
 #include "src/base/clock.h"
 #include "src/base/huge.h"
 #include "src/base/stats.h"
@@ -269,6 +270,15 @@ static inline void cpu_update_ctx(struct cpu *cpu)
 		ctx = TLB_SUPER_AC;
 	cpu->ctx = ctx;
 	cpu->tlb_cur = cpu->tlb.e[ctx];
+}
+
+/*
+ * Compiled code returns at the next safepoint. Any thread, after it stored the reason; pairs with
+ * bt_unkick(), after which the owner looks for reasons.
+ */
+static inline void cpu_kick(struct cpu *cpu)
+{
+	atomic_store_seq(&cpu->bt.stack_limit, ~0ull);
 }
 
 void cpu_dump(const struct cpu *cpu, char *buf, size_t size);

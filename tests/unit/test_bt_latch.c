@@ -23,6 +23,7 @@
 #define PAIR_GPA   (CODE_GPA + 0x300)
 #define STACK_GPA  (CODE_GPA + 0x400)
 #define FIELDS_GPA (CODE_GPA + 0x500)
+#define R10_GPA	   (CODE_GPA + 0x600)
 #define OLD	   0x1d
 #define NEW	   0xe3
 
@@ -47,6 +48,8 @@ CODE(fields, "1: mov (%rdi), %rax\n"
 	     "dec %esi\n"
 	     "jnz 1b\n"
 	     "hlt")
+/* The base is a register that is kept in memory, and still in scratch; flags are not in the way. */
+CODE(load_r10, "mov %rdi, %r10; mov 0x1000(%r10), %rax; xor %ecx, %ecx; hlt")
 CODE(answer, "mov $1, %eax; hlt")
 
 static int setup(void **state)
@@ -68,6 +71,7 @@ static int setup(void **state)
 	guest_cpu_load(g, PAIR_GPA, load_pair);
 	guest_cpu_load(g, STACK_GPA, stack);
 	guest_cpu_load(g, FIELDS_GPA, fields);
+	guest_cpu_load(g, R10_GPA, load_r10);
 	g->ram[PAGE_A << PAGE_SHIFT] = OLD;
 	g->ram[PAGE_B << PAGE_SHIFT] = NEW;
 	*state = g;
@@ -480,6 +484,22 @@ static void test_narrow(void **state)
 	assert_int_equal(read_fields(g, 2000), 0);
 }
 
+/* A look-up that failed is done again from the start, whatever scratch registers held before. */
+static void test_retry(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	/* Without SMAP there are no latches. */
+	g->cpu->cr4 &= ~CR4_SMAP;
+	cpu_update_ctx(g->cpu);
+	for (unsigned n = 0; n < 2 * WARM; n++) {
+		sys_invpcid(g->cpu, 2, 0, 0);
+		assert_int_equal(run(g, R10_GPA, DATA_GPA - 0x1000), INTERP_HALT);
+		assert_int_equal(g->cpu->gpr[RAX], OLD);
+	}
+	assert_true(g->stats.blocks_compiled > 0);
+}
+
 static void switch_spaces(struct guest_cpu *g)
 {
 	sys_write_cr(g->cpu, 3, TABLES_GPA | 1 | CR3_NOFLUSH);
@@ -590,6 +610,7 @@ int main(void)
 		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
 		TEST(test_distances), TEST(test_clearing), TEST(test_stack),
 		TEST(test_banks),     TEST(test_own),	   TEST(test_narrow),
+		TEST(test_retry),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

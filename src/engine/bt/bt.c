@@ -145,6 +145,7 @@ static void redo(struct bt *bt)
 	struct block *unit = bt->redo;
 
 	bt->redo = NULL;
+	/* What VCPUs find of the unit is former code once more. */
 	bt->refreshed = NULL;
 	if (bt_translate(bt, unit))
 		return;

@@ -262,10 +262,10 @@ static inline void bt_enter_block(struct bt *bt)
 }
 
 /*
- * The shadow stack holds guest return addresses with the host's above. What lies below a
- * barrier belongs to another mode. A return that matches one finds its target as if it matched
- * nothing. Nobody knows then which instruction it was, so if it is not to a canonical address the
- * fault is that of the next fetch.
+ * The shadow stack holds guest return addresses with the host's above. What lies below a barrier
+ * belongs to another mode. A return that matches one finds its target as if it matched nothing.
+ * Nobody knows then which instruction it was, so if it is not to a canonical address the fault is
+ * that of the next fetch.
  */
 #define SHADOW_BARRIER	  0ull	       /* a return to 0 */
 #define SHADOW_AC_BARRIER (~0ull >> 1) /* ... before STAC: no return of code */

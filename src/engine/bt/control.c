@@ -348,8 +348,8 @@ static void load_target(struct tr *t, const struct tr_insn *in)
 
 /*
  * The return address goes to the guest's stack, and to ours with the host's return address above it
- * (emit_ret() has the other half). A return to here brings it in SCRATCH0. Flags go
- * through calls, returns and other indirect branches in cpu->bt.flags: there they are seldom read.
+ * (emit_ret() has the other half). A return to here brings it in SCRATCH0. Flags go through calls,
+ * returns and other indirect branches in cpu->bt.flags: there they are seldom read.
  */
 static void emit_push_return(struct tr *t, struct tr_insn *in, const struct tr_access *stack)
 {
@@ -498,6 +498,7 @@ static void emit_ret(struct tr *t, struct tr_insn *in)
 	e_op_mem(e, 0x8b, SCRATCH0, &hm);
 	tr_move_rsp(t, release);
 	tr_settle_rsp(t);
+	/* cmp r10, [rsp + 8]: the address that our stack expects */
 	e_op_mem(e, 0x3b, SCRATCH0, &(struct host_mem){.base = H_RSP, .index = H_NONE, .disp = 8});
 	t->ret_from = e_jcc(e, CC_NE);
 	t->ret_site = branch_site(t, in, -release);

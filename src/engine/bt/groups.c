@@ -4,12 +4,12 @@
  * so that [rsp+8] before and after a push, or [rbp-8] after "mov rbp, rsp", are relative to one
  * value.
  *
- * Accesses relative to the same values, at most MAX_SPAN apart, form a group with one check (if
- * that was found to cross a page time and again, at most NARROW_SPAN): that
- * the first and the last byte lie in one page that the software TLB has. Where the check fails for
- * good, the interpreter takes over at the instruction before which it stands, until the end of that
- * block. So a check may stand anywhere before the accesses it is for: nothing is visible of it. It
- * stands where the arithmetic flags are dead, if there is such a place.
+ * Accesses relative to the same values, at most MAX_SPAN apart, form a group with one check: that
+ * the first and the last byte lie in one page that the software TLB has. (A group that was found to
+ * cross a page time and again has at most NARROW_SPAN bytes.) Where the check fails for good, the
+ * interpreter takes over at the instruction before which it stands, until the end of that block. So
+ * a check may stand anywhere before the accesses it is for: nothing is visible of it. It stands
+ * where the arithmetic flags are dead, if there is such a place.
  */
 #include "src/engine/bt/translate.h"
 
@@ -224,6 +224,7 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 	g->ahead = false;
 	g->reg = NO_REG;
 	g->first = g->last = n;
+	/* Those that are last in a long unit share one. */
 	g->place = MIN(n, 63u);
 	g->narrow = atomic_load_relaxed(&t->b->narrow) >> g->place & 1;
 	g->check = a;

@@ -4,19 +4,19 @@
 #include "src/base/atomic.h"
 #include "src/x86/mem.h"
 
-/* Groups of a unit that crossed a page, SOON cycles apart at most, after which one is made narrow.
- */
+/* Groups of a unit that crossed a page, each soon after the last, before one is made narrow. */
 #define MANY_STRADDLES 64
-#define SOON	       8192
+#define STRADDLE_TICK  1024 /* cycles of the host's clock */
+#define SOON_TICKS     8
 
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
 #define FILL_CYCLES 800
 
-/* Compiled code returns at the next safepoint. */
-static void leave_soon(struct bt *bt)
+/* Another VCPU may undo it at the same time: then it is found out once more. */
+static void add_bit(uint64_t *set, uint64_t bit)
 {
-	atomic_store_seq(&bt->cpu->bt.stack_limit, ~0ull);
+	atomic_store_relaxed(set, atomic_load_relaxed(set) | bit);
 }
 
 /* Has the unit compiled again. False: another one's turn has not come yet. */
@@ -25,7 +25,7 @@ static bool want_redo(struct bt *bt, struct block *unit)
 	if (bt->redo && bt->redo != unit)
 		return false;
 	bt->redo = unit;
-	leave_soon(bt);
+	cpu_kick(bt->cpu);
 	return true;
 }
 
@@ -47,7 +47,7 @@ static void refresh(struct bt *bt, struct block *unit)
 		return;
 	bt->refreshed = unit;
 	bt->bc->branch_gen++;
-	leave_soon(bt);
+	cpu_kick(bt->cpu);
 }
 
 /*
@@ -56,22 +56,21 @@ static void refresh(struct bt *bt, struct block *unit)
  */
 static void note_straddle(struct bt *bt, const struct bt_check *k)
 {
-	const uint64_t unit_of_time = 1024;
 	struct block *unit = k->unit;
-	uint64_t bits = atomic_load_relaxed(&unit->narrow), bit = 1ull << k->place;
-	uint32_t now = __builtin_ia32_rdtsc() / unit_of_time;
+	uint64_t bit = 1ull << k->place;
+	uint32_t now = __builtin_ia32_rdtsc() / STRADDLE_TICK;
 	uint32_t took = now - atomic_load_relaxed(&unit->straddle_time);
 	unsigned n = atomic_load_relaxed(&unit->straddles);
 
 	if (k->narrow)
 		return;
-	if (bits & bit) {
+	if (atomic_load_relaxed(&unit->narrow) & bit) {
 		refresh(bt, unit);
 		return;
 	}
-	n = took <= SOON / unit_of_time ? MIN(n + 1, MANY_STRADDLES) : n / 2;
+	n = took <= SOON_TICKS ? MIN(n + 1, MANY_STRADDLES) : n / 2;
 	if (n == MANY_STRADDLES && want_redo(bt, unit)) {
-		atomic_store_relaxed(&unit->narrow, bits | bit);
+		add_bit(&unit->narrow, bit);
 		n = 0;
 	}
 	atomic_store_relaxed(&unit->straddles, n);
@@ -95,10 +94,9 @@ static void note_fills(struct bt *bt, const struct bt_check *k)
 	if (atomic_load_relaxed(&unit->lookups) & bit) {
 		refresh(bt, unit);
 	} else if (!(atomic_load_relaxed(&unit->lookups_next) & bit)) {
-		atomic_store_relaxed(&unit->lookups_next,
-				     atomic_load_relaxed(&unit->lookups_next) | bit);
+		add_bit(&unit->lookups_next, bit);
 	} else if (want_redo(bt, unit)) {
-		atomic_store_relaxed(&unit->lookups, atomic_load_relaxed(&unit->lookups) | bit);
+		add_bit(&unit->lookups, bit);
 	}
 }
 
