@@ -140,6 +140,12 @@ struct cpu_exception {
 
 #define CPU_BT_ADDENDS 16
 #define CPU_BT_STRIP   8 /* ... of a loop */
+#define CPU_BT_TABLES  4
+
+/* A table that a loop reads: where its second page begins, the addends of both. */
+struct cpu_bt_table {
+	uint64_t second, addend[2];
+};
 
 struct cpu {
 	uint64_t gpr[GPR_SLOTS];
@@ -188,6 +194,7 @@ struct cpu {
 		/* Its lowest pointer; ~0, set by any thread: reach a safepoint soon. */
 		uint64_t stack_limit;
 		uint64_t addend[CPU_BT_ADDENDS + CPU_BT_STRIP]; /* of accesses that were checked */
+		struct cpu_bt_table table[CPU_BT_TABLES];
 		uint64_t bound;	     /* what a register of a loop holds when its strip ends */
 		const void *go_on;   /* where to go on in compiled code after C code, or NULL */
 		const void *check;   /* struct bt_check that failed */

@@ -216,6 +216,56 @@ static void test_indices(void **state)
 	}
 }
 
+/* A table of 128 elements, in two pages. */
+CODE(table, "1: mov (%rsi), %eax; and $0x7f, %eax; add 8(%rdi,%rax,8), %rbx; add $1, %rsi\n"
+	    "sub $1, %ecx; jnz 1b; ud2")
+
+static void run_table(struct guest_cpu *g, gva_t from, gva_t table)
+{
+	struct cpu *c = g->cpu;
+
+	c->gpr[RSI] = from;
+	c->gpr[RDI] = table - 8;
+	c->gpr[RBX] = 0;
+	c->gpr[RCX] = ROUNDS;
+	assert_int_equal(guest_cpu_run_at(g, CODE_GPA, MAX_INSNS), INTERP_EXCEPTION);
+}
+
+/* Elements may cross the boundary between the pages, and the second page be missing. */
+static void test_table(void **state)
+{
+	const gva_t second = TO + 0x4000, from = FROM + 0x123;
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+
+	guest_cpu_load(g, CODE_GPA, table);
+	for (unsigned run = 0; run < 32; run++) {
+		gva_t table = second - 8 * 127 + 21 * run;
+		uint64_t sum = 0;
+
+		fill_regions(g);
+		for (gva_t gva = TO; gva < TO + SIZE; gva++)
+			g->ram[where(gva)] = gva * 29 + (gva >> 7);
+		for (unsigned n = 0; n < ROUNDS; n++)
+			sum += load(g, table + 8 * (load(g, from + n) & 0x7f));
+		run_table(g, from, table);
+		assert_int_equal(c->exc.vector, EXC_UD);
+		assert_int_equal(c->gpr[RBX], sum);
+
+		/* Then only the element that is in it is not found. */
+		memset(g->ram + FROM, 1, SIZE);
+		g->ram[where(from + 700)] = 127;
+		sum = 700 * load(g, table + 8);
+		map_page(g, second, false, true);
+		run_table(g, from, table);
+		assert_int_equal(c->exc.vector, EXC_PF);
+		assert_int_equal(c->exc.cr2, table + 8 * 127);
+		assert_int_equal(c->gpr[RSI], from + 700);
+		assert_int_equal(c->gpr[RBX], sum);
+		map_page(g, second, true, true);
+	}
+}
+
 /* An address that each round finds anew, beside one that moves evenly. */
 CODE(chase, "1: mov (%rsi), %rsi; mov %rsi, (%rdi); add $8, %rdi; cmp %rcx, %rdi; jne 1b; ud2")
 
@@ -304,8 +354,8 @@ static void test_code_in_the_way(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_pages), TEST(test_faults), TEST(test_divide),		 TEST(test_indices),
-		TEST(test_chase), TEST(test_stack),  TEST(test_code_in_the_way),
+		TEST(test_pages), TEST(test_faults), TEST(test_divide), TEST(test_indices),
+		TEST(test_table), TEST(test_chase),  TEST(test_stack),	TEST(test_code_in_the_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -142,11 +142,29 @@ static uint32_t take_latch(struct tr *t, const struct tr_group *g)
 	return code_alloc_latch(&t->bt->bc->room, t->upper);
 }
 
+/* SCRATCH1 = the addend of the page of a table that the access is in. */
+static void emit_choice(struct tr *t, struct tr_group *g)
+{
+	struct emit *e = t->e;
+
+	tr_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
+	e_load(e, SCRATCH1, TR_TABLE(g, addend[0]));
+	e_gs(e, true, 0x3b, SCRATCH0, TR_TABLE(g, second));
+	e_code(e, 0x65, 0x4c, 0x0f, 0x43); /* cmovae r11, gs:[addend[1]] */
+	e_field(e, SCRATCH1, TR_TABLE(g, addend[1]), 0);
+}
+
 /* Without a latch SCRATCH1 = the addend of the group's page. */
 static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 {
-	struct tr_slow *s = &t->slow[t->nslow++];
+	struct tr_slow *s;
 
+	if (g->table) {
+		g->latch = NO_LATCH;
+		emit_choice(t, g);
+		return;
+	}
+	s = &t->slow[t->nslow++];
 	*s = (struct tr_slow){.g = g, .at = at, .mem = t->flags_mem};
 	g->latch = wants_latch(t, g) ? take_latch(t, g) : NO_LATCH;
 	if (g->latch == NO_LATCH)

@@ -76,6 +76,21 @@ static bool known_result(const struct pass *p, unsigned n, struct tr_value *v)
 	}
 }
 
+/* An instruction that makes it of its first operand leaves less than this there; 0: who knows. */
+static uint32_t result_below(const struct tr_insn *in)
+{
+	const ZydisDecodedOperand *d = &in->op[0], *s = &in->op[1];
+
+	if (d->size < 32)
+		return 0;
+	if (in->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX)
+		return 1u << s->size;
+	if (in->zi.mnemonic == ZYDIS_MNEMONIC_AND && s->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+	    s->imm.value.u < PAGE_SIZE)
+		return s->imm.value.u + 1;
+	return 0;
+}
+
 static struct tr_value stack_effect(struct pass *p, unsigned n)
 {
 	struct tr_value sp = p->reg[n][RSP];
@@ -105,7 +120,8 @@ static void effects(struct pass *p, unsigned n)
 		if (k == 0 && known)
 			after[r] = v;
 		else if (r != RSP || o->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
-			after[r] = unknown(p);
+			after[r] = (struct tr_value){.root = p->next++,
+						     .below = k == 0 ? result_below(in) : 0};
 		else if (!set_rsp)
 			after[r] = stack_effect(p, n);
 		set_rsp |= r == RSP;
@@ -136,6 +152,7 @@ static void make_key(const struct pass *p, unsigned n, const struct tr_access *a
 
 	*g = (struct tr_group){.base = base.root, .index = index.root, .seg = segment_of(a->m)};
 	g->scale = index.root ? tr_scale(a->m) : 0;
+	g->below = index.below;
 	g->lo = a->m->disp.value + base.delta + (index.delta << g->scale);
 	if (a->m->base == ZYDIS_REGISTER_RIP) {
 		g->base = ~0u;
@@ -222,6 +239,7 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 
 	*g = *key;
 	g->ahead = false;
+	g->table = 0;
 	g->reg = NO_REG;
 	g->first = g->last = n;
 	/* Those that are last in a long unit share one. */

@@ -2,7 +2,9 @@
  * Loops without checks. The unit's first instructions may be a loop: some jump of the unit leads
  * back to its top. Where an access of such a loop moves by a constant distance each time around,
  * its page is looked up once for a strip of as many rounds as stay in that page, and the loop's
- * second copy, for strips, has no check of it. Checks of other accesses are in both copies.
+ * second copy, for strips, has no check of it. A table that lies where it lies and is read by a
+ * short index has two pages at most, which are looked up, too; then the copy only chooses. Checks
+ * of other accesses are in both copies.
  *
  * The jump back leads to the strip's head, which sees to it that nobody wants the VCPU, finds the
  * pages and counts the rounds. Whatever it does not find is the business of the first copy.
@@ -107,6 +109,29 @@ static bool moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDeco
 	return llabs(*stride) <= (int64_t)MAX_STRIDE && (!g->align || *stride % g->align == 0);
 }
 
+/* How many bytes the accesses of a group are apart at most, by all that its index may be. */
+static int64_t reach(const struct tr_group *g)
+{
+	return ((int64_t)g->below - 1) << g->scale;
+}
+
+/*
+ * Whether the group is a table of at most a page whose elements do not cross pages if the first
+ * one is aligned; m: that one.
+ */
+static bool is_table(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m)
+{
+	int64_t span = g->hi - g->lo + 1, stride;
+
+	*m = (ZydisDecodedOperandMem){.type = ZYDIS_MEMOP_TYPE_MEM,
+				      .segment = ZYDIS_REGISTER_DS,
+				      .scale = 1,
+				      .disp = {.value = g->lo}};
+	return g->below && g->seg == SEG_NONE && !g->align && g->lo == (int32_t)g->lo &&
+	       register_of(t, g->base, &m->base, &stride) && !stride && !(span & (span - 1)) &&
+	       span <= 1 << g->scale && reach(g) + span <= (int64_t)PAGE_SIZE;
+}
+
 /* --- registers that the loop leaves alone ------------------------------------------------- */
 
 static uint32_t registers_of(const struct tr_insn *in)
@@ -209,23 +234,50 @@ static void emit_group(struct tr *t, const struct strip *s, const struct tr_grou
 	e_store(e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
 }
 
+/* The pages of a table's first and last element. */
+static void emit_table(struct tr *t, const struct strip *s, const struct tr_group *g,
+		       const ZydisDecodedOperandMem *m)
+{
+	int64_t last = g->hi - g->lo;
+	struct emit *e = t->e;
+
+	tr_address(t, &t->in[0], m, SCRATCH1, 0);
+	if (last) {
+		e_code(e, 0x41, 0xf6, 0xc3, last); /* test r11b, imm8 */
+		to_first_copy(s, e, e_jcc(e, CC_NE));
+	}
+	e_mov_rr(e, SCRATCH0, SCRATCH1);
+	e_code(e, 0x49, 0x81, 0xca), e32(e, (uint32_t)~PAGE_MASK); /* or r10, imm32 */
+	e_code(e, 0x49, 0x83, 0xc2, 1);				   /* add r10, imm8 */
+	e_store(e, SCRATCH0, TR_TABLE(g, second));
+	for (unsigned k = 0; k < 2; k++) {
+		if (k)
+			tr_address(t, &t->in[0], m, SCRATCH1, reach(g));
+		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last);
+		to_first_copy(s, e, tr_first_level(t, g));
+		e_store(e, SCRATCH1, TR_TABLE(g, addend[k]));
+	}
+}
+
 /* Which groups need no checks in the copy; how many. */
 static unsigned look_ahead(struct tr *t)
 {
+	unsigned ahead = 0, tables = 0;
 	ZydisDecodedOperandMem m;
-	unsigned ahead = 0;
 	int64_t stride;
 
-	for (unsigned n = 0; n < t->ngroups && ahead < CPU_BT_STRIP; n++) {
+	for (unsigned n = 0; n < t->ngroups; n++) {
 		struct tr_group *g = &t->group[n];
 
-		g->ahead = moves_evenly(t, g, &m, &stride);
-		if (!g->ahead)
-			continue;
-		g->latch = NO_LATCH;
-		g->slot = ADDEND_SLOTS + ahead++;
+		if (moves_evenly(t, g, &m, &stride) && ahead < CPU_BT_STRIP) {
+			g->ahead = true;
+			g->latch = NO_LATCH;
+			g->slot = ADDEND_SLOTS + ahead++;
+		} else if (is_table(t, g, &m) && tables < CPU_BT_TABLES) {
+			g->table = ++tables;
+		}
 	}
-	return ahead;
+	return ahead + tables;
 }
 
 static void emit_groups(struct tr *t, const struct strip *s)
@@ -237,6 +289,8 @@ static void emit_groups(struct tr *t, const struct strip *s)
 
 		if (g->ahead && moves_evenly(t, g, &m, &stride))
 			emit_group(t, s, g, &m, stride);
+		else if (g->table && is_table(t, g, &m))
+			emit_table(t, s, g, &m);
 	}
 }
 
@@ -257,6 +311,8 @@ static void emit_addends(struct tr *t, const struct strip *s)
 	for (unsigned n = 0; n < MIN(t->ngroups, s->nborrowed); n++) {
 		struct tr_group *g = &t->group[n];
 
+		if (!g->ahead)
+			continue;
 		g->reg = host_reg_of(s->borrowed[n]);
 		e_load(t->e, g->reg, CPU_OFF(bt.addend) + 8 * g->slot);
 	}

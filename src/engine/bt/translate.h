@@ -92,12 +92,14 @@ struct tr_insn {
 /* What is known of a register: a numbered value plus a constant. */
 struct tr_value {
 	uint32_t root;
+	uint32_t below; /* the numbered value is less than this; 0: not known */
 	int64_t delta;
 };
 
 /* Accesses relative to one base, checked together: see groups.c. */
 struct tr_group {
 	uint32_t base, index; /* values, by number; 0: none */
+	uint32_t below;	      /* the index is; 0: not known */
 	uint8_t scale, seg;
 	int64_t lo, hi; /* range of bytes, relative to the values; hi is the last byte */
 	bool write;
@@ -115,6 +117,7 @@ struct tr_group {
 	uint8_t slot;	  /* then, where the addend is kept: index in cpu->bt.addend */
 	bool kept;	  /* there */
 	bool ahead;	  /* checked before a strip of the loop: strip.c */
+	uint8_t table;	  /* 1 + index in cpu->bt.table, which was filled there; or 0 */
 	uint8_t reg;	  /* then, the host register that has the addend, or NO_REG */
 };
 
@@ -285,6 +288,11 @@ void tr_groups(struct tr *t);
 /* checks.c: the checks due before an instruction; what is out of line. */
 void tr_checks(struct tr *t, struct tr_insn *in);
 void tr_emit_slow(struct tr *t);
+
+/* Offset of a field of a group's table in struct cpu. */
+#define TR_TABLE(g, field)                                                    \
+	(CPU_OFF(bt.table) + ((g)->table - 1) * sizeof(struct cpu_bt_table) + \
+	 offsetof(struct cpu_bt_table, field))
 
 /*
  * SCRATCH1 = the addend of a group whose first byte's address is there, and the last one's in
