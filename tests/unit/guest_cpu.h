@@ -125,20 +125,28 @@ static inline struct guest_cpu *guest_cpu_create(bool stop_on_exception)
 	return g;
 }
 
-/* Has the CPU run on compiled code, and, if check is set, all of it checked, on this thread. */
-static inline void guest_cpu_translate(struct guest_cpu *g, bool check)
+/*
+ * Has the CPU run on compiled code, what was interpreted so often, and, if check is set, all of it
+ * checked, on this thread.
+ */
+static inline void guest_cpu_translate_after(struct guest_cpu *g, unsigned runs, bool check)
 {
 	struct interp_config cfg = {.self = 0,
 				    .requests = &g->requests,
 				    .cache_bytes = MIB(1),
 				    .stop_on_exception = true,
 				    .translate = true,
-				    .translate_after = 1,
+				    .translate_after = runs,
 				    .check_every = check};
 
 	interp_destroy(g->in);
 	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
 	interp_enter_thread(g->in);
+}
+
+static inline void guest_cpu_translate(struct guest_cpu *g, bool check)
+{
+	guest_cpu_translate_after(g, 1, check);
 }
 
 static inline void guest_cpu_destroy(struct guest_cpu *g)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "src/engine/interp/code.h"
 #include "src/x86/sys.h"
 #include "tests/unit/guest_cpu.h"
 
@@ -500,6 +501,39 @@ static void test_retry(void **state)
 	assert_true(g->stats.blocks_compiled > 0);
 }
 
+#define RUNS 400u
+
+/* Whether the code that such runs lead to fills a latch; pause: after how many some time passes. */
+static bool gets_latch(unsigned pause)
+{
+	struct guest_cpu *g;
+	void *state;
+	bool filled;
+
+	setup(&state);
+	g = state;
+	guest_cpu_translate_after(g, RUNS, false);
+	g->cpu->bt.fills = 0;
+	for (unsigned n = 0; n < RUNS; n++) {
+		/* Many times of what is left for each run. */
+		for (uint32_t start = code_now(); n == pause && code_now() - start < 1000 * RUNS;)
+			;
+		assert_int_equal(run(g, LOAD_GPA, DATA_GPA), INTERP_HALT);
+	}
+	filled = g->cpu->bt.fills;
+	teardown(&state);
+	return filled;
+}
+
+/* What runs seldom has no latches. */
+static void test_seldom(void **state)
+{
+	assert_true(gets_latch(RUNS));
+	assert_false(gets_latch(RUNS - 1));
+	/* What was long before the code ran often does not count. */
+	assert_true(gets_latch(1));
+}
+
 static void switch_spaces(struct guest_cpu *g)
 {
 	sys_write_cr(g->cpu, 3, TABLES_GPA | 1 | CR3_NOFLUSH);
@@ -606,11 +640,13 @@ static void test_distances(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
-		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
-		TEST(test_distances), TEST(test_clearing), TEST(test_stack),
-		TEST(test_banks),     TEST(test_own),	   TEST(test_narrow),
-		TEST(test_retry),
+		TEST(test_events),    TEST(test_code),
+		TEST(test_watched),   TEST(test_near),
+		TEST(test_groups),    TEST(test_misaligned_elsewhere),
+		TEST(test_distances), TEST(test_clearing),
+		TEST(test_stack),     TEST(test_banks),
+		TEST(test_own),	      TEST(test_narrow),
+		TEST(test_retry),     cmocka_unit_test(test_seldom),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

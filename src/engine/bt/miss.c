@@ -6,8 +6,7 @@
 
 /* Groups of a unit that crossed a page, each soon after the last, before one is made narrow. */
 #define MANY_STRADDLES 64
-#define STRADDLE_TICK  1024 /* cycles of the host's clock */
-#define SOON_TICKS     8
+#define SOON_TICKS     8 /* of code_now() */
 
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
@@ -58,8 +57,8 @@ static void note_straddle(struct bt *bt, const struct bt_check *k)
 {
 	struct block *unit = k->unit;
 	uint64_t bit = 1ull << k->place;
-	uint32_t now = __builtin_ia32_rdtsc() / STRADDLE_TICK;
-	uint32_t took = now - atomic_load_relaxed(&unit->straddle_time);
+	uint32_t now = code_now();
+	uint32_t took = now - atomic_load_relaxed(&unit->time);
 	unsigned n = atomic_load_relaxed(&unit->straddles);
 
 	if (k->narrow)
@@ -74,7 +73,7 @@ static void note_straddle(struct bt *bt, const struct bt_check *k)
 		n = 0;
 	}
 	atomic_store_relaxed(&unit->straddles, n);
-	atomic_store_relaxed(&unit->straddle_time, now);
+	atomic_store_relaxed(&unit->time, now);
 }
 
 /*

@@ -4,6 +4,9 @@
 #include "src/engine/bt/dump.h"
 #include "src/engine/interp/ops_sys.h"
 
+/* Mean distance of two runs, in units of code_now(). */
+#define SELDOM_TICKS 1000u
+
 static OP(op_bt_next)
 {
 	c->bt.next = true;
@@ -362,8 +365,20 @@ static bool translate_in_room(struct bt *bt, struct block *b)
 	return true;
 }
 
+/*
+ * Code that runs less often than about two thousand times a second. By its next turn other code has
+ * driven its latches out of the host's caches, which is worse than a look-up: the entries that this
+ * reads, one for each page of data, stay there.
+ */
+static bool runs_seldom(const struct bt *bt, const struct block *b)
+{
+	return code_now() - atomic_load_relaxed(&b->time) > MAX(bt->hot, 1u) * SELDOM_TICKS;
+}
+
 bool bt_translate(struct bt *bt, struct block *b)
 {
+	if (!atomic_load_relaxed(&b->native) && runs_seldom(bt, b))
+		atomic_store_relaxed(&b->lookups, ~0ull);
 	return translate_in_room(bt, b) ||
 	       (block_cache_take_room(bt->bc) && translate_in_room(bt, b));
 }

@@ -258,7 +258,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->gfn2 = s->gfn2;
 	b->key = key;
 	b->heat = 0;
-	b->straddle_time = b->straddles = 0;
+	b->time = b->straddles = 0;
 	b->lookups = b->lookups_next = b->narrow = 0;
 	b->any_half = b->runs_long = b->dead = false;
 	b->code = NULL;

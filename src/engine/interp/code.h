@@ -42,12 +42,12 @@ struct block {
 	uint32_t key; /* mode and options: block_key() */
 	uint16_t insns;
 	uint16_t bytes;
-	uint32_t heat;		/* *times interpreted, until it is compiled */
-	uint32_t straddle_time; /* *compiled: when a group of accesses last crossed a page */
-	uint16_t straddles;	/* *compiled: how often that was lately */
-	bool any_half;		/* *compiled: data may be in the half that the code is not in */
-	bool runs_long;		/* *compiled: a loop that was seldom left */
-	bool dead;		/* +it is not found any more; read by any thread */
+	uint32_t heat;	    /* *times interpreted, until it is compiled */
+	uint32_t time;	    /* *code_now() at half of that; compiled: at the last straddle */
+	uint16_t straddles; /* *compiled: how often a group of accesses crossed a page lately */
+	bool any_half;	    /* *compiled: data may be in the half that the code is not in */
+	bool runs_long;	    /* *compiled: a loop that was seldom left */
+	bool dead;	    /* +it is not found any more; read by any thread */
 	/*
 	 * *Compiled, a bit for each group of accesses, by its first instruction: those that are
 	 * looked up each time, those that may soon be, and those that are kept narrow.
@@ -62,6 +62,13 @@ struct block {
 	struct block_link link[2];     /* + */
 	struct insn slot[];
 };
+
+/* The host's clock in a unit that 32 bits last for some minutes. */
+#define CODE_TICK 1024
+static inline uint32_t code_now(void)
+{
+	return __builtin_ia32_rdtsc() / CODE_TICK;
+}
 
 /* Memory that one thread fills. All zero: none. */
 struct code_room {

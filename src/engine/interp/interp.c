@@ -310,6 +310,9 @@ static bool compile(struct interp *in, struct block *b)
 	/* Counts of other VCPUs may get lost. */
 	heat = atomic_load_relaxed(&b->heat) + 1;
 	atomic_store_relaxed(&b->heat, heat);
+	/* From then on to see how fast they come: what was long ago does not count. */
+	if (heat == (in->translate_after + 1) / 2)
+		atomic_store_relaxed(&b->time, code_now());
 	if (heat != in->translate_after)
 		return false;
 	if (!bt_translate(in->bt, b))
