@@ -515,7 +515,7 @@ static bool gets_latch(unsigned pause)
 	guest_cpu_translate_after(g, RUNS, false);
 	g->cpu->bt.fills = 0;
 	for (unsigned n = 0; n < RUNS; n++) {
-		/* Many times of what is left for each run. */
+		/* Twice what the second half of them may take. */
 		for (uint32_t start = code_now(); n == pause && code_now() - start < 1000 * RUNS;)
 			;
 		assert_int_equal(run(g, LOAD_GPA, DATA_GPA), INTERP_HALT);

@@ -143,7 +143,7 @@ static uint32_t take_latch(struct tr *t, const struct tr_group *g)
 }
 
 /* SCRATCH1 = the addend of the page of a table that the access is in. */
-static void emit_choice(struct tr *t, struct tr_group *g)
+static void emit_choice(struct tr *t, const struct tr_group *g)
 {
 	struct emit *e = t->e;
 
@@ -160,7 +160,6 @@ static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 	struct tr_slow *s;
 
 	if (g->table) {
-		g->latch = NO_LATCH;
 		emit_choice(t, g);
 		return;
 	}

@@ -91,6 +91,12 @@ static uint32_t result_below(const struct tr_insn *in)
 	return 0;
 }
 
+static struct tr_value bounded(struct tr_value v, uint32_t below)
+{
+	v.below = below;
+	return v;
+}
+
 static struct tr_value stack_effect(struct pass *p, unsigned n)
 {
 	struct tr_value sp = p->reg[n][RSP];
@@ -120,8 +126,7 @@ static void effects(struct pass *p, unsigned n)
 		if (k == 0 && known)
 			after[r] = v;
 		else if (r != RSP || o->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
-			after[r] = (struct tr_value){.root = p->next++,
-						     .below = k == 0 ? result_below(in) : 0};
+			after[r] = bounded(unknown(p), k == 0 ? result_below(in) : 0);
 		else if (!set_rsp)
 			after[r] = stack_effect(p, n);
 		set_rsp |= r == RSP;
@@ -238,8 +243,6 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 	struct tr_group *g = &t->group[id];
 
 	*g = *key;
-	g->ahead = false;
-	g->table = 0;
 	g->reg = NO_REG;
 	g->first = g->last = n;
 	/* Those that are last in a long unit share one. */

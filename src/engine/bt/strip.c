@@ -91,19 +91,28 @@ static bool register_of(const struct tr *t, uint32_t root, ZydisRegister *r, int
 	return false;
 }
 
+/*
+ * m: the group's first byte in the first round, without its index; and how far that gets in one
+ * round. False if it is not known.
+ */
+static bool first_at(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m,
+		     int64_t *stride)
+{
+	*m = (ZydisDecodedOperandMem){.type = ZYDIS_MEMOP_TYPE_MEM,
+				      .segment = ZYDIS_REGISTER_DS,
+				      .scale = 1 << g->scale,
+				      .disp = {.value = g->lo}};
+	return g->seg == SEG_NONE && g->lo == (int32_t)g->lo &&
+	       register_of(t, g->base, &m->base, stride);
+}
+
 /* Whether the group's page can be looked up ahead; m: its first byte in the first round. */
 static bool moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m,
 			 int64_t *stride)
 {
 	int64_t base, index;
 
-	*m = (ZydisDecodedOperandMem){.type = ZYDIS_MEMOP_TYPE_MEM,
-				      .segment = ZYDIS_REGISTER_DS,
-				      .scale = 1 << g->scale,
-				      .disp = {.value = g->lo}};
-	if (g->seg != SEG_NONE || g->lo != (int32_t)g->lo ||
-	    !register_of(t, g->base, &m->base, &base) ||
-	    !register_of(t, g->index, &m->index, &index))
+	if (!first_at(t, g, m, &base) || !register_of(t, g->index, &m->index, &index))
 		return false;
 	*stride = base + (index << g->scale);
 	return llabs(*stride) <= (int64_t)MAX_STRIDE && (!g->align || *stride % g->align == 0);
@@ -123,13 +132,9 @@ static bool is_table(const struct tr *t, const struct tr_group *g, ZydisDecodedO
 {
 	int64_t span = g->hi - g->lo + 1, stride;
 
-	*m = (ZydisDecodedOperandMem){.type = ZYDIS_MEMOP_TYPE_MEM,
-				      .segment = ZYDIS_REGISTER_DS,
-				      .scale = 1,
-				      .disp = {.value = g->lo}};
-	return g->below && g->seg == SEG_NONE && !g->align && g->lo == (int32_t)g->lo &&
-	       register_of(t, g->base, &m->base, &stride) && !stride && !(span & (span - 1)) &&
-	       span <= 1 << g->scale && reach(g) + span <= (int64_t)PAGE_SIZE;
+	return g->below && !g->align && first_at(t, g, m, &stride) && !stride &&
+	       !(span & (span - 1)) && span <= 1 << g->scale &&
+	       reach(g) + span <= (int64_t)PAGE_SIZE;
 }
 
 /* --- registers that the loop leaves alone ------------------------------------------------- */
@@ -274,6 +279,7 @@ static unsigned look_ahead(struct tr *t)
 			g->latch = NO_LATCH;
 			g->slot = ADDEND_SLOTS + ahead++;
 		} else if (is_table(t, g, &m) && tables < CPU_BT_TABLES) {
+			g->latch = NO_LATCH;
 			g->table = ++tables;
 		}
 	}

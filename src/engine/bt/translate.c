@@ -4,7 +4,7 @@
 #include "src/engine/bt/dump.h"
 #include "src/engine/interp/ops_sys.h"
 
-/* Mean distance of two runs, in units of code_now(). */
+/* Mean distance of two runs, in units of code_now(), above which code runs seldom. */
 #define SELDOM_TICKS 1000u
 
 static OP(op_bt_next)

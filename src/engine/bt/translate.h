@@ -117,8 +117,8 @@ struct tr_group {
 	uint8_t slot;	  /* then, where the addend is kept: index in cpu->bt.addend */
 	bool kept;	  /* there */
 	bool ahead;	  /* checked before a strip of the loop: strip.c */
-	uint8_t table;	  /* 1 + index in cpu->bt.table, which was filled there; or 0 */
 	uint8_t reg;	  /* then, the host register that has the addend, or NO_REG */
+	uint8_t table;	  /* 1 + index in cpu->bt.table, filled before a strip; or 0 */
 };
 
 /* Offset of a field of a latch in struct cpu. */
