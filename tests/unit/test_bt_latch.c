@@ -25,6 +25,8 @@
 #define STACK_GPA  (CODE_GPA + 0x400)
 #define FIELDS_GPA (CODE_GPA + 0x500)
 #define R10_GPA	   (CODE_GPA + 0x600)
+#define FIXED_GPA  (CODE_GPA + 0x700)
+#define CROSS_GPA  (CODE_GPA + 0x800)
 #define OLD	   0x1d
 #define NEW	   0xe3
 
@@ -51,6 +53,9 @@ CODE(fields, "1: mov (%rdi), %rax\n"
 	     "hlt")
 /* The base is a register that is kept in memory, and still in scratch; flags are not in the way. */
 CODE(load_r10, "mov %rdi, %r10; mov 0x1000(%r10), %rax; xor %ecx, %ecx; hlt")
+/* mov rax, [rip + disp]: DATA_GPA, and the bytes before the page and in it. */
+CODE(load_fixed, ".byte 0x48, 0x8b, 0x05\n.long 0x20000 - 0x10707\nhlt")
+CODE(load_cross, ".byte 0x48, 0x8b, 0x05\n.long 0x20ffc - 0x10807\nhlt")
 CODE(answer, "mov $1, %eax; hlt")
 
 static int setup(void **state)
@@ -73,6 +78,8 @@ static int setup(void **state)
 	guest_cpu_load(g, STACK_GPA, stack);
 	guest_cpu_load(g, FIELDS_GPA, fields);
 	guest_cpu_load(g, R10_GPA, load_r10);
+	guest_cpu_load(g, FIXED_GPA, load_fixed);
+	guest_cpu_load(g, CROSS_GPA, load_cross);
 	g->ram[PAGE_A << PAGE_SHIFT] = OLD;
 	g->ram[PAGE_B << PAGE_SHIFT] = NEW;
 	*state = g;
@@ -91,14 +98,20 @@ static enum interp_exit run(struct guest_cpu *g, gva_t code, gva_t data)
 	return guest_cpu_run_at(g, code, MAX_INSNS);
 }
 
-static uint64_t loaded(struct guest_cpu *g, gva_t half)
+/* code: of a load of DATA_GPA. */
+static uint64_t loaded_by(struct guest_cpu *g, gva_t code, gva_t half)
 {
-	assert_int_equal(run(g, half + LOAD_GPA, half + DATA_GPA), INTERP_HALT);
+	assert_int_equal(run(g, half + code, half + DATA_GPA), INTERP_HALT);
 	return g->cpu->gpr[RAX];
 }
 
+static uint64_t loaded(struct guest_cpu *g, gva_t half)
+{
+	return loaded_by(g, LOAD_GPA, half);
+}
+
 /* The code is compiled and its latch filled; then the page is another's. */
-static void make_stale(struct guest_cpu *g, gva_t half, uint64_t flags)
+static void make_stale(struct guest_cpu *g, gva_t code, gva_t half, uint64_t flags)
 {
 	struct tlb *t = &g->cpu->tlb;
 
@@ -106,7 +119,7 @@ static void make_stale(struct guest_cpu *g, gva_t half, uint64_t flags)
 	g->pt[PAGE_CODE] = (uint64_t)PAGE_CODE << PAGE_SHIFT | PTE_P | PTE_W | flags;
 	sys_invpcid(g->cpu, 2, 0, 0);
 	for (unsigned n = 0; n < WARM; n++)
-		assert_int_equal(loaded(g, half), OLD);
+		assert_int_equal(loaded_by(g, code, half), OLD);
 	assert_true(g->stats.blocks_compiled > 0);
 	g->pt[PAGE_A] = (uint64_t)PAGE_B << PAGE_SHIFT | PTE_P | PTE_W | flags;
 	memset(t->e, 0, sizeof(t->e));
@@ -114,7 +127,7 @@ static void make_stale(struct guest_cpu *g, gva_t half, uint64_t flags)
 	memset(t->chain, 0, sizeof(t->chain));
 	psc_flush(&t->psc);
 	/* Nobody told the latch, if there is one. */
-	assert_int_equal(loaded(g, half), half && !(flags & PTE_G) ? NEW : OLD);
+	assert_int_equal(loaded_by(g, code, half), half && !(flags & PTE_G) ? NEW : OLD);
 }
 
 static void invlpg(struct cpu *c)
@@ -248,23 +261,52 @@ static const struct event {
 	{wrap, UPPER_BASE, PTE_G, true},
 };
 
+static void happens(struct guest_cpu *g, const struct event *e, gva_t code)
+{
+	make_stale(g, code, e->half, e->flags);
+	e->happens(g->cpu);
+	sys_write_cr(g->cpu, 3, TABLES_GPA | CR3_NOFLUSH);
+	/* The first run may be the interpreter's. */
+	for (unsigned k = 0; k < WARM; k++)
+		if (e->drops)
+			assert_int_equal(loaded_by(g, code, e->half), NEW);
+	assert_int_equal(loaded_by(g, code, e->half), e->drops ? NEW : OLD);
+}
+
 static void test_events(void **state)
 {
+	static const gva_t code[] = {LOAD_GPA, FIXED_GPA};
+
+	for (unsigned k = 0; k < ARRAY_SIZE(code); k++)
+		for (unsigned n = 0; n < ARRAY_SIZE(events); n++) {
+			print_message("code %u, event %u\n", k, n);
+			happens(*state, &events[n], code[k]);
+		}
+}
+
+/* The code's page at two addresses, and so at the same distance from two pages of data. */
+static void test_fixed(void **state)
+{
+	const unsigned by = 64; /* pages */
 	struct guest_cpu *g = *state;
+	int fills;
 
-	for (unsigned n = 0; n < ARRAY_SIZE(events); n++) {
-		const struct event *e = &events[n];
-
-		print_message("event %u\n", n);
-		make_stale(g, e->half, e->flags);
-		e->happens(g->cpu);
-		sys_write_cr(g->cpu, 3, TABLES_GPA | CR3_NOFLUSH);
-		/* The first run may be the interpreter's. */
-		for (unsigned k = 0; k < WARM; k++)
-			if (e->drops)
-				assert_int_equal(loaded(g, e->half), NEW);
-		assert_int_equal(loaded(g, e->half), e->drops ? NEW : OLD);
+	g->pt[PAGE_CODE + by] = g->pt[PAGE_CODE];
+	g->pt[PAGE_A + by] = g->pt[PAGE_B];
+	sys_invpcid(g->cpu, 2, 0, 0);
+	for (unsigned n = 0; n < 2 * WARM; n++) {
+		assert_int_equal(loaded_by(g, FIXED_GPA, 0), OLD);
+		assert_int_equal(loaded_by(g, FIXED_GPA, by << PAGE_SHIFT), NEW);
 	}
+	/* It holds. */
+	assert_int_equal(loaded_by(g, FIXED_GPA, 0), OLD);
+	fills = g->cpu->bt.fills;
+	assert_int_equal(loaded_by(g, FIXED_GPA, 0), OLD);
+	assert_int_equal(g->cpu->bt.fills, fills);
+	/* One whose operand crosses pages. */
+	memset(g->ram + DATA_GPA + PAGE_SIZE - 4, OLD, 4);
+	for (unsigned n = 0; n < 2 * WARM; n++)
+		assert_int_equal(loaded_by(g, CROSS_GPA, 0), (uint64_t)NEW << 32 | 0x1d1d1d1d);
 }
 
 /* Stores to a page stop being unnoticed when it gets code, be its TLB entry long gone. */
@@ -516,7 +558,7 @@ static bool gets_latch(unsigned pause)
 	g->cpu->bt.fills = 0;
 	for (unsigned n = 0; n < RUNS; n++) {
 		/* Twice what the second half of them may take. */
-		for (uint32_t start = code_now(); n == pause && code_now() - start < 1000 * RUNS;)
+		for (uint32_t start = code_now(); n == pause && code_now() - start < 4000 * RUNS;)
 			;
 		assert_int_equal(run(g, LOAD_GPA, DATA_GPA), INTERP_HALT);
 	}
@@ -604,7 +646,7 @@ static void test_clearing(void **state)
 	struct latches *l = &g->cpu->tlb.latches;
 	unsigned before;
 
-	make_stale(g, 0, 0);
+	make_stale(g, LOAD_GPA, 0, 0);
 	assert_true(filled(l) > 0);
 	do {
 		before = l->next;
@@ -640,13 +682,11 @@ static void test_distances(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_events),    TEST(test_code),
-		TEST(test_watched),   TEST(test_near),
-		TEST(test_groups),    TEST(test_misaligned_elsewhere),
-		TEST(test_distances), TEST(test_clearing),
-		TEST(test_stack),     TEST(test_banks),
-		TEST(test_own),	      TEST(test_narrow),
-		TEST(test_retry),     cmocka_unit_test(test_seldom),
+		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
+		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
+		TEST(test_distances), TEST(test_clearing), TEST(test_stack),
+		TEST(test_banks),     TEST(test_own),	   TEST(test_narrow),
+		TEST(test_fixed),     TEST(test_retry),	   cmocka_unit_test(test_seldom),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -110,18 +110,69 @@ static void emit_latch_check(struct tr *t, const struct tr_group *g, struct tr_s
 	s->done = e->p;
 }
 
+/*
+ * Whether the group is at a constant distance from the code's page, and so known to be aligned and
+ * in which page it lies. The latch of one that crosses pages is never filled.
+ */
+static bool is_fixed(const struct tr_group *g)
+{
+	return g->base == CODE_PAGE && !g->index && g->seg == SEG_NONE &&
+	       !(g->align && (g->align_at & (g->align - 1)));
+}
+
+/* The distance of a fixed group's page from the code's. */
+static int32_t fixed_page(const struct tr_group *g)
+{
+	return g->lo & PAGE_MASK;
+}
+
+/*
+ * The latch of a fixed group has the code's page in place of the group's, and as addend what is to
+ * be added to a distance from the code's page. So neither the check nor the access needs an
+ * address.
+ */
+static void emit_fixed_check(struct tr *t, const struct tr_group *g, struct tr_slow *s)
+{
+	struct emit *e = t->e;
+
+	tr_load_held(t, HELD_PAGE);
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.latches.tag) + 8 * t->upper);
+	e_gs(e, true, 0x3b, SCRATCH0, TR_LATCH(g->latch, base));
+	s->from = e_jcc(e, CC_NE);
+	s->done = e->p;
+}
+
+/* Makes a latch that was filled for a fixed group's page one of the code's. */
+static void emit_fix(struct tr *t, const struct tr_group *g)
+{
+	struct emit *e = t->e;
+
+	e_load(e, SCRATCH0, CPU_OFF(bt.page));
+	e_gs(e, true, 0x01, SCRATCH0, TR_LATCH(g->latch, addend)); /* add */
+	e_code(e, 0x65, 0x48, 0x81); /* sub qword gs:[latch.base], imm32 */
+	e_field(e, 5, TR_LATCH(g->latch, base), 4), e32(e, fixed_page(g));
+}
+
 /* The latch's check failed: a stub looks the page up, and puts it into the latch. */
 static void emit_latch_fill(struct tr *t, struct tr_slow *s)
 {
 	const struct tr_group *g = s->g;
 	struct emit *e = t->e;
+	uint8_t *miss;
 
 	s->retry = e->p;
 	emit_span(t, s);
 	e_code(e, 0x65, 0xc7); /* mov dword gs:[latch], imm32 */
 	e_field(e, 0, CPU_OFF(bt.latch), 4), e32(e, g->latch * sizeof(struct latch));
 	e_call_to(e, t->bt->stubs->latch_fill[t->ctx][kind_of(g)][t->upper]);
-	e_jcc_to(e, CC_AE, s->done);
+	if (!g->fixed) {
+		e_jcc_to(e, CC_AE, s->done);
+		return;
+	}
+	miss = e_jcc(e, CC_B);
+	emit_fix(t, g);
+	e_jmp_to(e, s->done);
+	e_patch_here(e, miss);
 }
 
 /* --- where they stand ------------------------------------------------------------------------- */
@@ -166,8 +217,11 @@ static void emit_check(struct tr *t, struct tr_insn *at, struct tr_group *g)
 	s = &t->slow[t->nslow++];
 	*s = (struct tr_slow){.g = g, .at = at, .mem = t->flags_mem};
 	g->latch = wants_latch(t, g) ? take_latch(t, g) : NO_LATCH;
+	g->fixed = g->latch != NO_LATCH && is_fixed(g);
 	if (g->latch == NO_LATCH)
 		emit_lookup(t, g, s);
+	else if (g->fixed)
+		emit_fixed_check(t, g, s);
 	else
 		emit_latch_check(t, g, s);
 }

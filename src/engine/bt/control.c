@@ -131,8 +131,13 @@ static uint8_t *emit_far(struct tr *t, uint32_t latch, int64_t target, unsigned 
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)
 {
 	/* Other VCPUs may run the jump while it is patched. */
-	e_align_displacement(t->e, jcc == TR_ALWAYS ? 1 : 2);
-	add_exit(t, jcc == TR_ALWAYS ? e_jmp(t->e) : e_jcc(t->e, jcc), target);
+	if (jcc == TR_ALWAYS) {
+		e_align_jmp(t->e);
+		add_exit(t, e_jmp(t->e), target);
+	} else {
+		e_align_jcc(t->e);
+		add_exit(t, e_jcc(t->e, jcc), target);
+	}
 }
 
 /* The latch's stub goes on. What a call has pushed is what the call instruction would have. */
@@ -380,7 +385,7 @@ static void emit_returned(struct tr *t, const struct tr_insn *in)
 /* The call instruction of the host, to be patched. */
 static uint8_t *emit_host_call(struct tr *t)
 {
-	e_align_displacement(t->e, 1);
+	e_align_jmp(t->e);
 	return e_call(t->e);
 }
 

@@ -198,14 +198,35 @@ static inline void e_store_at(struct emit *e, unsigned reg, unsigned base, int32
 }
 
 /*
- * So many no-ops that an instruction with an opcode of so many bytes has its 32-bit displacement
- * inside a quadword: a processor that runs it while it is stored sees the old or the new (APM
- * volume 2, 7.6.1).
+ * How many bytes have to come before an instruction with an opcode of so many bytes for its 32-bit
+ * displacement to lie inside a quadword: a processor that runs it while it is stored sees the old
+ * or the new (APM volume 2, 7.6.1).
  */
-static inline void e_align_displacement(struct emit *e, unsigned opcode)
+static inline unsigned e_displacement_pad(const struct emit *e, unsigned opcode)
 {
-	while (((uintptr_t)e->p + opcode) % 8 > 4 && !e->full)
-		e8(e, 0x90);
+	unsigned at = ((uintptr_t)e->p + opcode) % 8;
+
+	return at > 4 ? 8 - at : 0;
+}
+
+/* Before a jmp or call that is going to be patched: one no-op. */
+static inline void e_align_jmp(struct emit *e)
+{
+	switch (e_displacement_pad(e, 1)) {
+	case 1: e8(e, 0x90); break;
+	case 2: e_code(e, 0x66, 0x90); break;
+	case 3: e_code(e, 0x0f, 0x1f, 0x00); break;
+	}
+}
+
+/*
+ * Before a jcc that is going to be patched. Prefixes of its own, the hint that it is not taken,
+ * which processors ignore: a no-op would part it from the comparison that it is executed with.
+ */
+static inline void e_align_jcc(struct emit *e)
+{
+	for (unsigned n = e_displacement_pad(e, 2); n; n--)
+		e8(e, 0x2e);
 }
 
 /* jmp, jcc and call with a 32-bit displacement; return where the displacement is, for e_patch(). */
@@ -243,7 +264,7 @@ static inline void e_patch(uint8_t *at, const uint8_t *to)
 	memcpy(at, &rel, 4);
 }
 
-/* The same for code that may run meanwhile: see e_align_displacement(). */
+/* The same for code that may run meanwhile: see e_displacement_pad(). */
 static inline void e_repatch(uint8_t *at, const uint8_t *to)
 {
 	atomic_store_relaxed((int32_t *)at, (int32_t)(to - (at + 4)));

@@ -160,7 +160,7 @@ static void make_key(const struct pass *p, unsigned n, const struct tr_access *a
 	g->below = index.below;
 	g->lo = a->m->disp.value + base.delta + (index.delta << g->scale);
 	if (a->m->base == ZYDIS_REGISTER_RIP) {
-		g->base = ~0u;
+		g->base = CODE_PAGE;
 		g->lo += tr_next(&p->t->in[n]);
 	}
 	g->hi = g->lo + a->len - 1;
@@ -177,10 +177,18 @@ static bool alignments_agree(const struct tr_group *g, const struct tr_group *ke
 	       (g->align == key->align && !((g->align_at - key->align_at) & (g->align - 1)));
 }
 
+/* What is relative to RIP is known to cross pages or not to. */
+static bool page_agrees(const struct tr_group *g, const struct tr_group *key)
+{
+	int64_t lo = MIN(g->lo, key->lo), hi = MAX(g->hi, key->hi);
+
+	return g->base != CODE_PAGE || !((lo ^ hi) & PAGE_MASK);
+}
+
 static bool joins(const struct tr_group *g, const struct tr_group *key)
 {
-	return alignments_agree(g, key) && g->base == key->base && g->index == key->index &&
-	       g->scale == key->scale && g->seg == key->seg &&
+	return page_agrees(g, key) && alignments_agree(g, key) && g->base == key->base &&
+	       g->index == key->index && g->scale == key->scale && g->seg == key->seg &&
 	       MAX(g->hi, key->hi) - MIN(g->lo, key->lo) < (g->narrow ? NARROW_SPAN : MAX_SPAN);
 }
 

@@ -135,6 +135,12 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 
 	if (tr_needs_both(m))
 		t->addend = NO_GROUP;
+	if (t->group[a->group].fixed) {
+		need_addend(t, a);
+		tr_hold(t, held);
+		return (struct host_mem){
+			.base = SCRATCH1, .index = H_NONE, .disp = page_disp(in, m)};
+	}
 	if (!has_segment(m) && is_none(m->index) && !is_none(m->base)) {
 		base = lone_base(m);
 		hm.disp = page_disp(in, m);

@@ -5,7 +5,7 @@
 #include "src/engine/interp/ops_sys.h"
 
 /* Mean distance of two runs, in units of code_now(), above which code runs seldom. */
-#define SELDOM_TICKS 1000u
+#define SELDOM_TICKS 4000u
 
 static OP(op_bt_next)
 {
@@ -366,7 +366,7 @@ static bool translate_in_room(struct bt *bt, struct block *b)
 }
 
 /*
- * Code that runs less often than about two thousand times a second. By its next turn other code has
+ * Code that runs less often than about five hundred times a second. By its next turn other code has
  * driven its latches out of the host's caches, which is worse than a look-up: the entries that this
  * reads, one for each page of data, stay there.
  */

@@ -96,9 +96,12 @@ struct tr_value {
 	int64_t delta;
 };
 
+/* The base of accesses relative to RIP. */
+#define CODE_PAGE ~0u
+
 /* Accesses relative to one base, checked together: see groups.c. */
 struct tr_group {
-	uint32_t base, index; /* values, by number; 0: none */
+	uint32_t base, index; /* values, by number; 0: none, CODE_PAGE: the code's page */
 	uint32_t below;	      /* the index is; 0: not known */
 	uint8_t scale, seg;
 	int64_t lo, hi; /* range of bytes, relative to the values; hi is the last byte */
@@ -116,6 +119,7 @@ struct tr_group {
 	uint32_t latch;	  /* that holds the page and the addend; or NO_LATCH: there is none */
 	uint8_t slot;	  /* then, where the addend is kept: index in cpu->bt.addend */
 	bool kept;	  /* there */
+	bool fixed;	  /* the latch is of the code's page: see emit_fixed_check() */
 	bool ahead;	  /* checked before a strip of the loop: strip.c */
 	uint8_t reg;	  /* then, the host register that has the addend, or NO_REG */
 	uint8_t table;	  /* 1 + index in cpu->bt.table, filled before a strip; or 0 */
