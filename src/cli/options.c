@@ -53,6 +53,12 @@ static int set_perf_map(struct options *o, char *value)
 	return 0;
 }
 
+static int set_gdb_jit(struct options *o, char *value)
+{
+	o->vm.gdb_jit = true;
+	return 0;
+}
+
 static int set_rng(struct options *o, char *value)
 {
 	o->vm.rng = true;
@@ -95,6 +101,7 @@ static const struct flag flags[] = {
 	{"--stats", value_stats, .has_value = true},
 	{"--bt-log", value_bt_log, .has_value = true},
 	{"--perf-map", set_perf_map, .has_value = false},
+	{"--gdb-jit", set_gdb_jit, .has_value = false},
 	{"--test-device", set_test_device, .has_value = false},
 };
 
@@ -132,13 +139,17 @@ static int parse_flag(struct options *o, const struct flag *f, const char *value
 	return f->parse(o, copy_text(o, value));
 }
 
-/* What --check asks for is there only for one CPU, and code that is compiled. */
-static int can_be_checked(struct options *o)
+/* What some flags ask for is there only for code that is compiled, or for one CPU. */
+static int check_together(struct options *o)
 {
-	if (o->vm.sockets * o->vm.cores * o->vm.threads != 1)
+	bool compiles = strncmp(o->vm.engine, "interp", 6);
+
+	if (o->vm.check_every && o->vm.sockets * o->vm.cores * o->vm.threads != 1)
 		return options_fail(o, "--check needs a guest with one CPU");
-	if (!strncmp(o->vm.engine, "interp", 6))
+	if (o->vm.check_every && !compiles)
 		return options_fail(o, "--check needs --engine bt");
+	if (o->vm.gdb_jit && !compiles)
+		return options_fail(o, "--gdb-jit needs --engine bt");
 	return 0;
 }
 
@@ -173,9 +184,7 @@ static int parse_run(struct options *o, int argc, char *const argv[])
 	}
 	if (!o->vm.kernel)
 		return options_fail(o, "--kernel FILE is missing; see numavisor --help");
-	if (o->vm.check_every)
-		return can_be_checked(o);
-	return 0;
+	return check_together(o);
 }
 
 static void set_defaults(struct options *o)

@@ -24,6 +24,7 @@ static const char usage[] =
 	"  --serial stdio | file:FILE | pty      where the guest's ttyS0 goes [stdio]\n"
 	"  --bt-log FILE        write guest and host code of all that is translated\n"
 	"  --perf-map           name translated code for perf, in /tmp/perf-PID.map\n"
+	"  --gdb-jit            name translated code and stubs for gdb\n"
 	"  --stats FILE         write counters of every virtual CPU as JSON at the end\n"
 	"  --test-device        the test device of kvm-unit-tests\n"
 	"\n"

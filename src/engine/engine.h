@@ -24,6 +24,7 @@ struct engine_config {
 	uint32_t check_every;
 	FILE *bt_log;	/* gets guest and host code of all that is compiled; or NULL */
 	FILE *perf_map; /* gets where compiled code lies, as perf reads it; or NULL */
+	bool gdb_jit;	/* gdb is told the same */
 };
 
 struct engine_ops {

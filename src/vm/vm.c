@@ -181,6 +181,7 @@ int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 	vm->engine_cfg.check_every = cfg->check_every;
 	vm->engine_cfg.bt_log = cfg->bt_log;
 	vm->engine_cfg.perf_map = cfg->perf_map;
+	vm->engine_cfg.gdb_jit = cfg->gdb_jit;
 	if (!vm->engine) {
 		log_err("there is no engine \"%s\": use one of %s", cfg->engine, engine_names());
 		*host_error = false;

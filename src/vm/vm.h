@@ -42,6 +42,7 @@ struct vm_config {
 	uint32_t check_every;
 	FILE *bt_log,
 		*perf_map; /* see struct engine_config; the caller's, open until vm_destroy() */
+	bool gdb_jit;	   /* gdb is told of compiled code */
 	enum vm_serial serial;
 	const char *serial_path; /* of VM_SERIAL_FILE */
 	bool test_device;

@@ -101,6 +101,10 @@ static void test_joined_values(void **state)
 	assert_int_equal(RUN(&o, "--bt-log", "code", "--perf-map"), 0);
 	assert_string_equal(o.bt_log, "code");
 	assert_true(o.perf_map);
+	assert_false(o.vm.gdb_jit);
+	options_free(&o);
+	assert_int_equal(RUN(&o, "--gdb-jit", "--engine", "bt:1"), 0);
+	assert_true(o.vm.gdb_jit);
 	options_free(&o);
 	assert_int_equal(RUN(&o, "--check", "interp"), 0);
 	assert_int_equal(o.vm.check_every, 1);
@@ -256,6 +260,7 @@ static void test_other_refusals(void **state)
 	assert_refused("--check interp:4294967296", "--check", "interp:4294967296");
 	assert_refused("--check needs a guest with one CPU", "--check", "interp", "--cpus", "2");
 	assert_refused("--check needs --engine bt", "--check", "interp", "--engine", "interp");
+	assert_refused("--gdb-jit needs --engine bt", "--engine", "interp", "--gdb-jit");
 	assert_refused("--serial file:", "--serial", "file:");
 	assert_refused("--serial tcp", "--serial", "tcp");
 }

@@ -16,11 +16,13 @@
 #define SEEN_OFTEN    4
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
+_Static_assert(SHADOW_BYTES < 1 << GDB_JIT_REACH_BITS, "with room for what lies below");
 
-int bt_stubs_create(struct bt_stubs **out, struct code_cache *code, bool single)
+int bt_stubs_create(struct bt_stubs **out, struct code_cache *code, bool single, bool gdb_jit)
 {
 	struct bt_stubs *s = calloc(1, sizeof(*s));
 	size_t size;
+	int r;
 
 	if (!s)
 		return -ENOMEM;
@@ -30,12 +32,19 @@ int bt_stubs_create(struct bt_stubs **out, struct code_cache *code, bool single)
 	s->e.end = s->e.p + size;
 	s->e.to_exec = code_to_exec(code);
 	bt_emit_stubs(s);
+	r = gdb_jit ? gdb_jit_create(&s->gdb_jit, code, s) : 0;
+	if (r) {
+		bt_stubs_destroy(s);
+		return r;
+	}
 	*out = s;
 	return 0;
 }
 
 void bt_stubs_destroy(struct bt_stubs *s)
 {
+	if (s)
+		gdb_jit_destroy(s->gdb_jit);
 	free(s);
 }
 
@@ -65,6 +74,9 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->cpu->bt.self = bt->cpu;
 	bt->cpu->bt.owner = bt;
 	bt->cpu->bt.host_mxcsr = MXCSR_INIT;
+	bt->gdb_cpu.base = &bt->cpu->bt.host_rsp;
+	if (bt->stubs->gdb_jit)
+		gdb_jit_add_cpu(bt->stubs->gdb_jit, &bt->gdb_cpu);
 	*out = bt;
 	return 0;
 }
@@ -73,6 +85,8 @@ void bt_destroy(struct bt *bt)
 {
 	if (!bt)
 		return;
+	if (bt->stubs->gdb_jit)
+		gdb_jit_remove_cpu(bt->stubs->gdb_jit, &bt->gdb_cpu);
 	free(bt->tr_space);
 	free(bt);
 }
@@ -214,6 +228,12 @@ bool bt_running(const struct bt *bt)
 	return bt->running;
 }
 
+void bt_show(struct bt *bt)
+{
+	if (bt->stubs->gdb_jit)
+		gdb_jit_show(bt->stubs->gdb_jit);
+}
+
 void bt_landed(struct bt *bt)
 {
 	finish(bt);
@@ -243,4 +263,6 @@ void bt_link(struct bt *bt, struct block *next)
 void bt_unlink(struct bt *bt)
 {
 	bt->cpu->bt.exit = NULL;
+	/* Nor is any on the stack: another thread may have that when the VCPU next runs. */
+	bt->cpu->bt.host_rsp = 0;
 }

@@ -17,8 +17,8 @@ struct bt;
 struct bt_stubs;
 
 /* In the code cache, before any VCPU uses it. single: compiled code returns after each unit
- * (lockstep checking). */
-int bt_stubs_create(struct bt_stubs **stubs, struct code_cache *code, bool single);
+ * (lockstep checking). gdb_jit: gdb is told of compiled code (gdb_jit.h). */
+int bt_stubs_create(struct bt_stubs **stubs, struct code_cache *code, bool single, bool gdb_jit);
 void bt_stubs_destroy(struct bt_stubs *stubs);
 
 struct bt_config {
@@ -60,5 +60,7 @@ void bt_unlink(struct bt *bt);
 /* At the landing of a fault inside bt_run(). */
 void bt_landed(struct bt *bt);
 bool bt_running(const struct bt *bt);
+/* Before the thread does something else: debuggers see what was compiled. */
+void bt_show(struct bt *bt);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "src/engine/bt/bt.h"
 #include "src/engine/bt/emit.h"
+#include "src/engine/bt/gdb_jit.h"
 #include "src/x86/hostisa.h"
 
 /*
@@ -93,9 +94,11 @@ static inline void bt_join(const struct emit *e, struct bt_exit *x, const struct
 struct bt_stubs {
 	struct emit e;
 	struct host_isa isa;
-	bool single;	    /* compiled code returns after each unit */
-	uint64_t published; /* units so far; written under the code cache's lock */
+	struct gdb_jit *gdb_jit; /* or NULL */
+	bool single;		 /* compiled code returns after each unit */
+	uint64_t published;	 /* units so far; written under the code cache's lock */
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
+	uint8_t *entered; /* in enter: where cpu->bt.host_rsp is set */
 	uint8_t *enter, *handed_over, *second, *not_cached, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
 	uint8_t *mode[2]; /* SYSCALL, SYSRET */
@@ -131,6 +134,7 @@ struct bt {
 	ZydisDecoder decoder;
 	uint32_t hot;	      /* how often a block was interpreted that is worth following */
 	FILE *log, *perf_map; /* see struct bt_config */
+	struct gdb_jit_cpu gdb_cpu;
 	unsigned bank;	      /* of latches, that GS points to the alias of */
 	unsigned bank_wanted; /* that of the address space in use */
 	uint64_t bank_time;   /* when that changed, by the host's clock */

@@ -170,6 +170,7 @@ static void emit_enter(struct bt_stubs *s)
 	e_mov_rr(e, SCRATCH1, H_RDI);
 	bt_emit_barrier(s, e, SHADOW_BARRIER);
 	e_store(e, H_RSP, CPU_OFF(bt.host_rsp));
+	s->entered = e->p;
 	bt_emit_forget_user(e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);

@@ -318,7 +318,21 @@ static bool publish(struct tr *t, const void *was)
 	return ok;
 }
 
-static void tell(struct tr *t, const uint8_t *cold)
+static void name_for_gdb(struct tr *t, uint8_t *cold)
+{
+	struct bt *bt = t->bt;
+	const struct gdb_jit_unit u = {
+		.gpa = t->b->gpa,
+		.hot = e_exec(&bt->e, t->entry),
+		.hot_end = e_exec(&bt->e, bt->e.p),
+		.cold = e_exec(&bt->cold, cold),
+		.cold_end = e_exec(&bt->cold, bt->cold.p),
+	};
+
+	gdb_jit_name(bt->stubs->gdb_jit, &bt->bc->room, &u);
+}
+
+static void tell(struct tr *t, uint8_t *cold)
 {
 	struct bt *bt = t->bt;
 
@@ -326,6 +340,8 @@ static void tell(struct tr *t, const uint8_t *cold)
 		bt_dump_unit(bt->log, t, cold);
 	if (bt->perf_map)
 		bt_name_unit(bt->perf_map, t, cold);
+	if (bt->stubs->gdb_jit)
+		name_for_gdb(t, cold);
 	STAT_INC(bt->cpu->stats, blocks_compiled);
 }
 
@@ -346,6 +362,8 @@ static bool translate_in_room(struct bt *bt, struct block *b)
 
 	if (!room->region)
 		return false;
+	if (bt->stubs->gdb_jit)
+		gdb_jit_begin(bt->stubs->gdb_jit, room);
 	start_emit(&bt->e, room->hot, room->hot_end);
 	start_emit(&bt->cold, room->cold, room->cold_end);
 	start(t, bt, b);

@@ -43,6 +43,7 @@ struct code_cache {
 	struct code_page *page[PAGES];
 	struct code_region region[REGIONS];
 	unsigned open;	    /* the region that rooms are taken from */
+	uint64_t opened;    /* how many regions were, after the first */
 	unsigned rooms;	    /* of each region */
 	size_t data, code;  /* bytes of a room; code: hot and cold each */
 	char *data_mem;	    /* rooms one after the other */
@@ -147,6 +148,18 @@ uint8_t *code_stubs(struct code_cache *cc, size_t *size)
 {
 	*size = STUB_BYTES;
 	return cc->code_mem + rooms_size(cc);
+}
+
+const uint8_t *code_exec(const struct code_cache *cc, size_t *size)
+{
+	*size = code_size(cc);
+	return cc->code_exec;
+}
+
+int code_let_patch(const struct code_cache *cc)
+{
+	return mprotect(cc->code_exec, code_size(cc), PROT_READ | PROT_WRITE | PROT_EXEC) ? -errno
+											  : 0;
 }
 
 ptrdiff_t code_to_exec(const struct code_cache *cc)
@@ -340,6 +353,7 @@ static bool open_next(struct code_cache *cc, bool *retired)
 	r->retired = false;
 	r->rooms = 0;
 	cc->open = next;
+	cc->opened++;
 	*retired = oldest->rooms;
 	if (*retired)
 		retire(cc, oldest);
@@ -362,6 +376,7 @@ static void hand_out(struct code_cache *cc, struct code_room *room)
 	size_t n = (size_t)cc->open * cc->rooms + cc->region[cc->open].rooms++;
 
 	room->region = cc->open + 1;
+	room->opened = cc->opened;
 	room->data = cc->data_mem + n * cc->data;
 	room->data_end = room->data + cc->data;
 	for (unsigned half = 0; half < 2; half++) {

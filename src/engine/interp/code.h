@@ -72,10 +72,11 @@ static inline uint32_t code_now(void)
 
 /* Memory that one thread fills. All zero: none. */
 struct code_room {
-	unsigned region;		 /* its number + 1 */
-	uint8_t *hot, *hot_end;		 /* host code, in the writable mapping */
-	uint8_t *cold, *cold_end;	 /* host code that seldom runs: kept apart */
-	char *data, *data_end;		 /* blocks, and what compiled code refers to */
+	unsigned region;	  /* its number + 1 */
+	uint64_t opened;	  /* how many regions were, since the first, when its own was */
+	uint8_t *hot, *hot_end;	  /* host code, in the writable mapping */
+	uint8_t *cold, *cold_end; /* host code that seldom runs: kept apart */
+	char *data, *data_end;	  /* blocks, and what compiled code refers to */
 	uint32_t latch[2], latch_end[2]; /* numbers of each VCPU's latches, by the code's half */
 };
 
@@ -89,6 +90,10 @@ void code_cache_destroy(struct code_cache *cc);
 
 /* Room for code that lives as long as the cache; writable addresses. */
 uint8_t *code_stubs(struct code_cache *cc, size_t *size);
+/* All memory that code runs in. */
+const uint8_t *code_exec(const struct code_cache *cc, size_t *size);
+/* Has that be writable, too, which a debugger's breakpoints need. 0 or -errno. */
+int code_let_patch(const struct code_cache *cc);
 /* Executable address - writable address. */
 ptrdiff_t code_to_exec(const struct code_cache *cc);
 

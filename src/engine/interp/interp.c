@@ -47,7 +47,7 @@ int interp_vm_create(struct interp_vm **out, struct gmem *gm, const struct inter
 		return -ENOMEM;
 	r = code_cache_create(&vm->code, gm, bytes, cfg->translate ? bytes : 0);
 	if (!r && cfg->translate)
-		r = bt_stubs_create(&vm->stubs, vm->code, cfg->check_every);
+		r = bt_stubs_create(&vm->stubs, vm->code, cfg->check_every, cfg->gdb_jit);
 	if (r) {
 		interp_vm_destroy(vm);
 		return r;
@@ -366,7 +366,7 @@ static bool endless(struct interp *in)
 	return atomic_load_relaxed(in->requests) || ++in->deliveries > MAX_DELIVERIES;
 }
 
-enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
+static enum interp_exit run(struct interp *in, uint64_t max_insns, bool exact)
 {
 	struct cpu *const c = in->cpu;
 	struct block_cache *const bc = &in->blocks;
@@ -445,4 +445,13 @@ enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
 			uncount(in, c->uncount);
 		in->running = NULL;
 	}
+}
+
+enum interp_exit interp_run(struct interp *in, uint64_t max_insns, bool exact)
+{
+	enum interp_exit e = run(in, max_insns, exact);
+
+	if (in->bt)
+		bt_show(in->bt);
+	return e;
 }

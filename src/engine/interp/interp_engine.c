@@ -40,7 +40,8 @@ static int parse_option(const char *text, struct option *o)
 static int vm_create(struct smp *smp, bool translate, const struct engine_config *ecfg)
 {
 	struct option o;
-	struct interp_config cfg = {.translate = translate, .check_every = ecfg->check_every};
+	struct interp_config cfg = {
+		.translate = translate, .check_every = ecfg->check_every, .gdb_jit = ecfg->gdb_jit};
 	int r = parse_option(ecfg->option, &o);
 
 	if (r)
