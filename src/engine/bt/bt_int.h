@@ -117,6 +117,11 @@ struct bt_stubs {
 	 * in cpu->bt.latch. CF is clear if that was filled. Clobbers both and the flags.
 	 */
 	uint8_t *latch_fill[TLB_ALIGN][TLB_KINDS][2];
+	/*
+	 * stubs_string.c: REP MOVS [0] and REP STOS [1] of operands of 1 << n bytes. CF is clear
+	 * if it was done, else nothing was. Clobbers the flags and both scratch registers.
+	 */
+	uint8_t *string[TLB_ALIGN][2][4];
 };
 
 struct bt_space;
@@ -176,6 +181,8 @@ void bt_emit_lookup_miss(const struct bt_stubs *s, struct emit *e, uint8_t *miss
 void bt_emit_x87_stubs(struct bt_stubs *s);
 /* stubs_tlb.c */
 void bt_emit_refill_stubs(struct bt_stubs *s);
+/* stubs_string.c */
+void bt_emit_string_stubs(struct bt_stubs *s);
 
 /* slow.c: called by stubs, with the vector registers and the x87 state in struct cpu. */
 enum bt_step { BT_STEP_LEAVE, BT_STEP_ON };

@@ -270,7 +270,7 @@ static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 	c->align_off = g->align_at - g->lo;
 	c->write = g->write;
 	c->any_half = t->any_half;
-	c->fill_write = g->check->write && g->check_at == g->first;
+	c->fill_write = g->check->write && !g->check->unsure && g->check_at == g->first;
 	c->narrow = g->narrow;
 	c->place = g->place;
 	tr_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));
@@ -322,6 +322,14 @@ static void emit_slow_step(struct tr *t, const struct tr_slow *s)
 	e_mov_imm64(e, SCRATCH0, (uintptr_t)tr_site(t, s->at));
 	e_call_to(e, t->bt->stubs->step[s->mem]);
 	e_jmp_to(e, s->retry);
+}
+
+struct tr_slow *tr_slow_if(struct tr *t, const struct tr_insn *in, enum slow_kind kind, unsigned cc)
+{
+	struct tr_slow *s = &t->slow[t->nslow++];
+
+	*s = (struct tr_slow){.kind = kind, .from = e_jcc(t->e, cc), .at = in, .mem = t->flags_mem};
+	return s;
 }
 
 void tr_emit_slow(struct tr *t)

@@ -5,12 +5,6 @@
  */
 #include "src/engine/bt/translate.h"
 
-static void slow_if(struct tr *t, struct tr_insn *in, unsigned cc)
-{
-	t->slow[t->nslow++] = (struct tr_slow){
-		.kind = SLOW_REST, .from = e_jcc(t->e, cc), .at = in, .mem = t->flags_mem};
-}
-
 /* op a, b on 32 or 64 bits: opcode with the register operand first. */
 static void op_rr(struct tr *t, const struct tr_insn *in, uint8_t op, unsigned a, unsigned b)
 {
@@ -46,15 +40,15 @@ static void emit_divide(struct tr *t, struct tr_insn *in)
 		op_rr(t, in, 0x8b, SCRATCH1, H_RAX);
 		e_code(e, w ? 0x49 : 0x41, 0xc1, 0xfb, w ? 63 : 31); /* sar r11, 63 */
 		op_rr(t, in, 0x3b, SCRATCH1, H_RDX);
-		slow_if(t, in, CC_NE);
+		tr_slow_if(t, in, SLOW_REST, CC_NE);
 		/* lea r11, [d + 1]; cmp r11, 1 */
 		e_code(e, (w ? 0x4c : 0x44) | d >> 3, 0x8d);
 		e_modrm(e, SCRATCH1, &(struct host_mem){.base = d, .index = H_NONE, .disp = 1});
 		e_code(e, w ? 0x49 : 0x41, 0x83, 0xfb, 1);
-		slow_if(t, in, CC_BE);
+		tr_slow_if(t, in, SLOW_REST, CC_BE);
 	} else {
 		op_rr(t, in, 0x3b, H_RDX, d);
-		slow_if(t, in, CC_AE);
+		tr_slow_if(t, in, SLOW_REST, CC_AE);
 	}
 	op_rr(t, in, 0xf7, is_signed ? 7 : 6, d);
 }

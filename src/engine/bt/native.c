@@ -26,6 +26,7 @@ static bool known(const struct tr *t, const struct tr_insn *in)
 	case ZYDIS_MNEMONIC_XCHG:
 	case ZYDIS_MNEMONIC_XADD:
 	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
 	case ZYDIS_MNEMONIC_SHL:
 	case ZYDIS_MNEMONIC_SHR:
 	case ZYDIS_MNEMONIC_SAR:
@@ -50,10 +51,7 @@ static bool known(const struct tr *t, const struct tr_insn *in)
 	case ZYDIS_MNEMONIC_BT:
 	case ZYDIS_MNEMONIC_BTS:
 	case ZYDIS_MNEMONIC_BTR:
-	case ZYDIS_MNEMONIC_BTC:
-		/* A bit number in a register reaches beyond the operand. */
-		return in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ||
-		       in->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	case ZYDIS_MNEMONIC_BTC: return true;
 	case ZYDIS_MNEMONIC_POPCNT: return t->bt->stubs->isa.popcnt;
 	case ZYDIS_MNEMONIC_ANDN:
 	case ZYDIS_MNEMONIC_BEXTR:
@@ -174,6 +172,60 @@ static bool moves_rsp(const struct tr_insn *in)
 	       o[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && llabs(o[1].imm.value.s) <= TR_MAX_MOVE;
 }
 
+/*
+ * BT and its kind of a bit whose number is in a register. Numbers within the operand are the
+ * processor's business, those of other operands of the string the handler's.
+ */
+static void emit_bit_string(struct tr *t, struct tr_insn *in)
+{
+	unsigned g = tr_gpr(in->op[1].reg.value), h = host_reg_of(g), w = in->op[0].size == 64;
+	struct emit *e = t->e;
+	struct tr_slow *s;
+	bool keep = in->live_out & ~in->flag_kills;
+
+	if (keep)
+		bt_emit_flags_save(e, SCRATCH0);
+	t->flags_mem = keep;
+	if (h == IN_MEMORY) {
+		e_code(e, 0x65, 0x40 | w << 3, 0x83); /* cmp gs:[gpr], imm8 */
+		e_field(e, 7, GPR_OFF(g), 1);
+	} else {
+		e_code(e, 0x40 | w << 3 | h >> 3, 0x83, 0xf8 | (h & 7)); /* cmp reg, imm8 */
+	}
+	e8(e, in->op[0].size - 1);
+	s = tr_slow_if(t, in, SLOW_STEP, CC_A);
+	if (keep)
+		bt_emit_flags_restore(e, SCRATCH0);
+	t->flags_mem = false;
+	tr_rewrite(t, in);
+	s->retry = e->p;
+	t->x87_paged = false;
+	t->addend = NO_GROUP;
+}
+
+static bool is_bit_string(const struct tr_insn *in)
+{
+	switch (in->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC: break;
+	default: return false;
+	}
+	return in->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+	       in->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+}
+
+static bool plan_bit_string(struct tr_insn *in)
+{
+	if (in->zi.operand_width < 32 || !tr_shape(in))
+		return false;
+	in->acc[0].unsure = true;
+	in->emit = emit_bit_string;
+	in->may_leave = true;
+	return true;
+}
+
 static void emit_nothing(struct tr *t, struct tr_insn *in)
 {
 }
@@ -197,10 +249,14 @@ bool tr_plan_native(struct tr *t, struct tr_insn *in)
 	}
 	if (in->zi.mnemonic == ZYDIS_MNEMONIC_LEA)
 		return plan_lea(in);
+	if (is_bit_string(in))
+		return plan_bit_string(in);
 	if (tr_plan_divide(in))
 		return true;
-	if (!known(t, in) || !tr_shape(in) || (in->shape.mem && in->acc[0].len > 8))
+	if (!known(t, in) || !tr_shape(in))
 		return false;
+	if (in->zi.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B)
+		in->acc[0].align = 16;
 	in->rsp_behind = moves_rsp(in);
 	in->emit = in->rsp_behind ? emit_move_rsp : tr_rewrite;
 	return true;

@@ -380,6 +380,7 @@ void bt_emit_stubs(struct bt_stubs *s)
 	emit_vec_load(s);
 	bt_emit_x87_stubs(s);
 	bt_emit_refill_stubs(s);
+	bt_emit_string_stubs(s);
 	emit_handed_over(s);
 	for (unsigned mem = 0; mem < 2; mem++) {
 		emit_leave(s, mem);

@@ -36,11 +36,12 @@ static void is_zero(struct emit *e, bool w, size_t off)
 	e8(e, 0);
 }
 
-static struct tr_slow *slow_if(struct tr *t, struct tr_insn *in, enum slow_kind kind, unsigned cc)
+/* Where the handler's way comes back. */
+static void behind_step(struct tr *t, struct tr_slow *s)
 {
-	t->slow[t->nslow] = (struct tr_slow){
-		.kind = kind, .from = e_jcc(t->e, cc), .at = in, .mem = t->flags_mem};
-	return &t->slow[t->nslow++];
+	s->retry = t->e->p;
+	t->x87_paged = false;
+	t->addend = NO_GROUP;
 }
 
 static void emit_swapgs(struct tr *t, struct tr_insn *in)
@@ -71,7 +72,7 @@ static void emit_sti(struct tr *t, struct tr_insn *in)
 {
 	tr_flags_clobber(t, in->live_in, SCRATCH0);
 	is_zero(t->e, false, CPU_OFF(event));
-	slow_if(t, in, SLOW_REST, CC_NE);
+	tr_slow_if(t, in, SLOW_REST, CC_NE);
 	gs_imm(t->e, EXT_OR, CPU_OFF(rflags), FLAG_IF);
 }
 
@@ -97,10 +98,10 @@ static void emit_rdtsc(struct tr *t, struct tr_insn *in)
 	tr_flags_clobber(t, in->live_in, SCRATCH0);
 	if (!block_key_cpl0(t->b->key)) {
 		gs_test(e, CPU_OFF(cr4), CR4_TSD);
-		disabled = slow_if(t, in, SLOW_STEP, CC_NE);
+		disabled = tr_slow_if(t, in, SLOW_STEP, CC_NE);
 	}
 	is_zero(e, true, scale + offsetof(struct clock_scale, mult));
-	unknown = slow_if(t, in, SLOW_STEP, CC_E);
+	unknown = tr_slow_if(t, in, SLOW_STEP, CC_E);
 	if (and_aux)
 		e_code(e, 0x0f, 0xae, 0xe8); /* lfence */
 	e_code(e, 0x0f, 0x31);		     /* rdtsc */
@@ -115,11 +116,9 @@ static void emit_rdtsc(struct tr *t, struct tr_insn *in)
 	e_code(e, 0x89, 0xc0);		 /* mov eax, eax */
 	if (and_aux)
 		e_gs(e, false, 0x8b, H_RCX, CPU_OFF(tsc_aux));
-	unknown->retry = e->p;
+	behind_step(t, unknown);
 	if (disabled)
 		disabled->retry = e->p;
-	t->x87_paged = false;
-	t->addend = NO_GROUP;
 }
 
 /* --- modes --------------------------------------------------------------------------------- */
@@ -204,6 +203,101 @@ static bool plan_ac(struct tr *t, struct tr_insn *in)
 	return true;
 }
 
+/* --- segments ------------------------------------------------------------------------------ */
+
+static size_t segment_off(ZydisRegister r)
+{
+	switch (r) {
+	case ZYDIS_REGISTER_ES: return CPU_OFF(seg[SEG_ES]);
+	case ZYDIS_REGISTER_CS: return CPU_OFF(seg[SEG_CS]);
+	case ZYDIS_REGISTER_SS: return CPU_OFF(seg[SEG_SS]);
+	case ZYDIS_REGISTER_DS: return CPU_OFF(seg[SEG_DS]);
+	case ZYDIS_REGISTER_FS: return CPU_OFF(seg[SEG_FS]);
+	case ZYDIS_REGISTER_GS: return CPU_OFF(seg[SEG_GS]);
+	default: return 0;
+	}
+}
+
+static void emit_mov_from_seg(struct tr *t, struct tr_insn *in)
+{
+	size_t from = segment_off(in->op[1].reg.value) + offsetof(struct seg, sel);
+	unsigned g = tr_gpr(in->op[0].reg.value), h = host_reg_of(g);
+	unsigned out = h == IN_MEMORY ? SCRATCH0 : h;
+
+	e_code(t->e, 0x65, 0x40 | (out >> 3) << 2, 0x0f, 0xb7); /* movzx out, word gs:[sel] */
+	e_field(t->e, out, from, 0);
+	if (h == IN_MEMORY)
+		e_store(t->e, out, GPR_OFF(g));
+}
+
+static bool plan_mov_from_seg(struct tr_insn *in)
+{
+	if (in->op[0].type != ZYDIS_OPERAND_TYPE_REGISTER || in->op[0].size < 32 ||
+	    in->op[1].type != ZYDIS_OPERAND_TYPE_REGISTER || !segment_off(in->op[1].reg.value))
+		return false;
+	in->emit = emit_mov_from_seg;
+	return true;
+}
+
+static size_t base_off(const struct tr_insn *in)
+{
+	bool fs = in->zi.mnemonic == ZYDIS_MNEMONIC_RDFSBASE ||
+		  in->zi.mnemonic == ZYDIS_MNEMONIC_WRFSBASE;
+
+	return CPU_OFF(seg[fs ? SEG_FS : SEG_GS]) + offsetof(struct seg, base);
+}
+
+/* The handler raises #UD unless they are enabled. */
+static struct tr_slow *need_fsgsbase(struct tr *t, struct tr_insn *in)
+{
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	gs_test(t->e, CPU_OFF(cr4), CR4_FSGSBASE);
+	return tr_slow_if(t, in, SLOW_STEP, CC_E);
+}
+
+static void emit_rdbase(struct tr *t, struct tr_insn *in)
+{
+	struct tr_slow *disabled = need_fsgsbase(t, in);
+	unsigned g = tr_gpr(in->op[0].reg.value), h = host_reg_of(g);
+	unsigned out = h == IN_MEMORY ? SCRATCH0 : h;
+
+	e_gs(t->e, in->op[0].size == 64, 0x8b, out, base_off(in));
+	if (h == IN_MEMORY)
+		e_store(t->e, out, GPR_OFF(g));
+	behind_step(t, disabled);
+}
+
+/* The handler raises #GP for a base that is not canonical. */
+static void emit_wrbase(struct tr *t, struct tr_insn *in)
+{
+	struct tr_slow *disabled = need_fsgsbase(t, in), *other;
+	unsigned g = tr_gpr(in->op[0].reg.value), h = host_reg_of(g);
+	bool w = in->op[0].size == 64;
+	struct emit *e = t->e;
+
+	if (h == IN_MEMORY)
+		e_gs(e, w, 0x8b, SCRATCH0, GPR_OFF(g));
+	else
+		e_code(e, 0x44 | w << 3 | h >> 3, 0x8b, 0xd0 | (h & 7)); /* mov r10, h */
+	e_mov_rr(e, SCRATCH1, SCRATCH0);
+	e_code(e, 0x49, 0xc1, 0xe3, 16); /* shl r11, imm8 */
+	e_code(e, 0x49, 0xc1, 0xfb, 16); /* sar r11, imm8 */
+	e_code(e, 0x4d, 0x39, 0xd3);	 /* cmp r11, r10 */
+	other = tr_slow_if(t, in, SLOW_STEP, CC_NE);
+	e_store(e, SCRATCH0, base_off(in));
+	behind_step(t, disabled);
+	other->retry = e->p;
+}
+
+static bool plan_base(struct tr_insn *in, bool write)
+{
+	in->emit = write ? emit_wrbase : emit_rdbase;
+	in->may_leave = true;
+	/* What was checked relative to the segment no longer is. */
+	in->barrier = write;
+	return true;
+}
+
 /* --- registers ----------------------------------------------------------------------------- */
 
 static size_t control_register(ZydisRegister r)
@@ -264,6 +358,15 @@ bool tr_plan_system(struct tr *t, struct tr_insn *in)
 		in->may_leave = true;
 		return true;
 	case ZYDIS_MNEMONIC_SYSCALL: return plan_mode(t, in);
-	default: return block_key_cpl0(t->b->key) && plan_privileged(t, in);
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE: return plan_base(in, false);
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE: return plan_base(in, true);
+	case ZYDIS_MNEMONIC_MOV:
+		if (plan_mov_from_seg(in))
+			return true;
+		break;
+	default: break;
 	}
+	return block_key_cpl0(t->b->key) && plan_privileged(t, in);
 }

@@ -55,6 +55,7 @@ struct tr_access {
 	uint8_t len;
 	uint8_t align; /* the address must be a multiple of it; 0: any */
 	bool write;
+	bool unsure; /* the instruction may access something else instead */
 	uint16_t group;
 };
 
@@ -254,12 +255,13 @@ void tr_plan(struct tr *t);
 /* A conditional or unconditional near jump to a constant distance. */
 bool tr_is_jcc(const struct tr_insn *in);
 bool tr_is_jump(const struct tr_insn *in);
-/* native.c, control.c, vector.c, x87.c: fill in emit, shape, acc if they know the instruction. */
+/* native.c, control.c, ...: fill in emit, shape, acc if they know the instruction. */
 bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);
 bool tr_plan_vector(struct tr *t, struct tr_insn *in);
 bool tr_plan_divide(struct tr_insn *in);
 bool tr_plan_system(struct tr *t, struct tr_insn *in);
+bool tr_plan_string(struct tr *t, struct tr_insn *in);
 bool tr_plan_x87(struct tr *t, struct tr_insn *in);
 /* vector.c: where the check stands that instruction n needs, if it need be only once in a unit. */
 unsigned tr_place_check(const struct tr *t, unsigned n);
@@ -292,6 +294,9 @@ void tr_groups(struct tr *t);
 /* checks.c: the checks due before an instruction; what is out of line. */
 void tr_checks(struct tr *t, struct tr_insn *in);
 void tr_emit_slow(struct tr *t);
+/* A jump out of line on condition cc of an instruction that may_leave; not for checks. */
+struct tr_slow *tr_slow_if(struct tr *t, const struct tr_insn *in, enum slow_kind kind,
+			   unsigned cc);
 
 /* Offset of a field of a group's table in struct cpu. */
 #define TR_TABLE(g, field)                                                    \
