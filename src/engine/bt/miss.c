@@ -4,9 +4,12 @@
 #include "src/base/atomic.h"
 #include "src/x86/mem.h"
 
-/* Groups of a unit that crossed a page, each soon after the last, before one is made narrow. */
+/*
+ * Groups of a unit that crossed a page, each soon after the last, before one is made narrow: then
+ * they have cost as much as compiling it again.
+ */
 #define MANY_STRADDLES 64
-#define SOON_TICKS     8 /* of code_now() */
+#define SOON_TICKS     2048 /* of code_now(): about a millisecond */
 
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
@@ -51,7 +54,8 @@ static void refresh(struct bt *bt, struct block *unit)
 
 /*
  * A group that crosses a page. That costs as much as some hundred checks, but a loop over an array
- * has it seldom; accesses to one stack frame or structure have it each time.
+ * has it seldom; accesses to one stack frame or structure have it each time, and a function that
+ * runs some thousand times a second may be one of hundreds.
  */
 static void note_straddle(struct bt *bt, const struct bt_check *k)
 {
