@@ -373,6 +373,12 @@ static void write_lvt(struct vcpu *v, int n, uint32_t value)
 	}
 }
 
+/* What waits may have been let through. */
+static void look_again(struct vcpu *v)
+{
+	v->cpu.event |= CPU_EVENT_YIELD;
+}
+
 static bool xapic_only(unsigned reg)
 {
 	return reg == REG_ID || reg == REG_LDR || reg == REG_DFR || reg == REG_ICR_HIGH;
@@ -388,6 +394,7 @@ static bool reg_write(struct vcpu *v, unsigned reg, uint32_t value)
 		return false;
 	if (lvt >= 0) {
 		write_lvt(v, lvt, value);
+		look_again(v);
 		return true;
 	}
 	switch (reg) {
@@ -401,6 +408,7 @@ static bool reg_write(struct vcpu *v, unsigned reg, uint32_t value)
 		if (!(value & SVR_ENABLE))
 			for (unsigned n = 0; n < LVT_COUNT; n++)
 				l->lvt[n] |= LVT_MASKED;
+		look_again(v);
 		return true;
 	case REG_ESR:
 		l->esr = l->esr_next;

@@ -174,6 +174,16 @@ static bool in_apic_page(const struct vcpu *v, gpa_t gpa)
 	       (gpa & PAGE_MASK) == (base & PAGE_MASK);
 }
 
+/*
+ * Behind an access. What it asked of its own VCPU is done before the next instruction, as software
+ * that lets interrupts in for a moment only expects.
+ */
+static void accessed(struct vcpu *v)
+{
+	if (unlikely(atomic_load_relaxed(&v->requests)))
+		v->cpu.event |= CPU_EVENT_YIELD;
+}
+
 static void hook_mmio_read(struct cpu *cpu, gpa_t gpa, void *data, unsigned len)
 {
 	struct vcpu *v = to_vcpu(cpu);
@@ -182,6 +192,7 @@ static void hook_mmio_read(struct cpu *cpu, gpa_t gpa, void *data, unsigned len)
 		lapic_mmio_read(v, gpa & ~PAGE_MASK, data, len);
 	else
 		v->smp->ops.mmio_read(v->smp->ops.opaque, gpa, data, len);
+	accessed(v);
 }
 
 static void hook_mmio_write(struct cpu *cpu, gpa_t gpa, const void *data, unsigned len)
@@ -192,6 +203,7 @@ static void hook_mmio_write(struct cpu *cpu, gpa_t gpa, const void *data, unsign
 		lapic_mmio_write(v, gpa & ~PAGE_MASK, data, len);
 	else
 		v->smp->ops.mmio_write(v->smp->ops.opaque, gpa, data, len);
+	accessed(v);
 }
 
 static void hook_pio_read(struct cpu *cpu, uint16_t port, void *data, unsigned len)

@@ -97,7 +97,11 @@ struct cpu;
 struct insn;
 struct vec_cache;
 
-/* The world outside, filled in by the VCPU (smp/) or a test harness. Called on the CPU's thread. */
+/*
+ * The world outside, filled in by the VCPU (smp/) or a test harness. Called on the CPU's thread.
+ * The CPU goes on behind an access to a device: what it has to notice kicks it, or sets
+ * CPU_EVENT_YIELD.
+ */
 struct cpu_ops {
 	void (*mmio_read)(struct cpu *cpu, gpa_t gpa, void *data, unsigned len);
 	void (*mmio_write)(struct cpu *cpu, gpa_t gpa, const void *data, unsigned len);

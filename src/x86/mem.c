@@ -122,7 +122,6 @@ static void mmio(struct cpu *cpu, gpa_t gpa, void *buf, unsigned len, bool write
 		buf = (char *)buf + n;
 		len -= n;
 	}
-	cpu->event |= CPU_EVENT_YIELD;
 }
 
 static void copy_in(void *buf, const void *p, unsigned len)

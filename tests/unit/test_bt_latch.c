@@ -527,6 +527,29 @@ static void test_narrow(void **state)
 	assert_int_equal(read_fields(g, 2000), 0);
 }
 
+static void spin(uint32_t ticks)
+{
+	for (uint32_t start = code_now(); code_now() - start < ticks;)
+		;
+}
+
+/* ... also if the code has its turn some thousand times a second; not if it hardly ever runs. */
+static void test_narrow_slowly(void **state)
+{
+	static const uint64_t field[] = {1, 2, 3, 4};
+	struct guest_cpu *g = *state;
+	unsigned made = 0;
+
+	memcpy(g->ram + DATA_GPA + PAGE_SIZE - 0x10, field, sizeof(field));
+	read_fields(g, 1);
+	for (unsigned n = 0; n < 100; n++, spin(4000))
+		made += read_fields(g, 1);
+	assert_int_equal(made, 0);
+	for (unsigned n = 0; n < 4000 && made < 3; n++, spin(100))
+		made += read_fields(g, 1);
+	assert_int_equal(made, 3);
+}
+
 /* A look-up that failed is done again from the start, whatever scratch registers held before. */
 static void test_retry(void **state)
 {
@@ -558,8 +581,8 @@ static bool gets_latch(unsigned pause)
 	g->cpu->bt.fills = 0;
 	for (unsigned n = 0; n < RUNS; n++) {
 		/* Twice what the second half of them may take. */
-		for (uint32_t start = code_now(); n == pause && code_now() - start < 4000 * RUNS;)
-			;
+		if (n == pause)
+			spin(4000 * RUNS);
 		assert_int_equal(run(g, LOAD_GPA, DATA_GPA), INTERP_HALT);
 	}
 	filled = g->cpu->bt.fills;
@@ -682,11 +705,14 @@ static void test_distances(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_events),    TEST(test_code),	   TEST(test_watched),
-		TEST(test_near),      TEST(test_groups),   TEST(test_misaligned_elsewhere),
-		TEST(test_distances), TEST(test_clearing), TEST(test_stack),
-		TEST(test_banks),     TEST(test_own),	   TEST(test_narrow),
-		TEST(test_fixed),     TEST(test_retry),	   cmocka_unit_test(test_seldom),
+		TEST(test_events),	  TEST(test_code),
+		TEST(test_watched),	  TEST(test_near),
+		TEST(test_groups),	  TEST(test_misaligned_elsewhere),
+		TEST(test_distances),	  TEST(test_clearing),
+		TEST(test_stack),	  TEST(test_banks),
+		TEST(test_own),		  TEST(test_narrow),
+		TEST(test_fixed),	  TEST(test_retry),
+		TEST(test_narrow_slowly), cmocka_unit_test(test_seldom),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

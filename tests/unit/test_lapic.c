@@ -134,6 +134,29 @@ static void send(struct fixture *f, unsigned from, uint32_t high, uint32_t low)
 	put(cpu(f, from), ICR, low);
 }
 
+/* What the access to a register makes of the CPU's events, as an instruction does it. */
+static uint32_t events_of(struct vcpu *v, unsigned reg, uint32_t value)
+{
+	v->cpu.event = 0;
+	v->cpu.ops->mmio_write(&v->cpu, 0xfee00000 + reg, &value, 4);
+	return v->cpu.event;
+}
+
+/* The CPU leaves its block behind an access if that had it asked for something, or unmasks. */
+static void test_leaving(void **state)
+{
+	struct vcpu *v = cpu(*state, 0);
+
+	vcpu_take_requests(v);
+	assert_int_equal(events_of(v, SVR, 0x1ff), CPU_EVENT_YIELD);
+	assert_int_equal(events_of(v, LINT0, 0x700), CPU_EVENT_YIELD);
+	assert_int_equal(events_of(v, TPR, 0), 0);
+	assert_int_equal(events_of(v, EOI, 0), 0);
+	assert_int_equal(events_of(v, ICR, 0x44040), CPU_EVENT_YIELD);
+	assert_int_equal(take(v), 0x40);
+	assert_int_equal(events_of(v, EOI, 0), 0);
+}
+
 /* --- registers and priorities ------------------------------------------------------------------
  */
 
@@ -667,6 +690,7 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
+		T(test_leaving),
 		T(test_reset_state),
 		T(test_priorities),
 		T(test_task_priority),

@@ -166,6 +166,7 @@ static void redo(struct bt *bt)
 	/* No room now: once more, when it is found wanting again. */
 	atomic_store_relaxed(&unit->any_half, false);
 	atomic_store_relaxed(&unit->narrow, 0);
+	atomic_store_relaxed(&unit->by_hand, 0);
 	atomic_store_relaxed(&unit->lookups, 0);
 }
 

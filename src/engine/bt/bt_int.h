@@ -28,6 +28,9 @@ static inline unsigned host_reg_of(unsigned guest)
 	}
 }
 
+/* The last bit of the sets in struct block that are by place: of all behind it, too. */
+#define BT_LAST_PLACE 63u
+
 #define CPU_OFF(field) offsetof(struct cpu, field)
 #define GPR_OFF(r)     (CPU_OFF(gpr) + 8 * (r))
 
@@ -39,7 +42,11 @@ struct bt_site {
 	struct insn slot[3];
 	uint32_t block_off; /* of the block in its page: the handler needs REG_PC */
 	int32_t undo_rsp;   /* what takes back an indirect branch's change of RSP */
-	bool x87; /* later instructions of the unit need the x87 state, if it was loaded */
+	/* Of an instruction of unit->by_hand, else NULL; its bit there. */
+	struct block *unit;
+	uint8_t place;
+	uint32_t plain; /* *so often it has not accessed a device since it last did */
+	bool x87;	/* later instructions of the unit need the x87 state, if it was loaded */
 };
 
 /*
@@ -134,6 +141,7 @@ struct bt {
 	struct emit cold; /* what seldom runs: kept apart, so that caches hold more of the rest */
 	uint64_t fills_start;	       /* when cpu->bt.fills was set, by the host's clock */
 	struct block *redo;	       /* unit to compile again, with other choices */
+	const struct bt_check *missed; /* of the last bt_miss(), if there is no page to be had */
 	const struct block *refreshed; /* the last unit whose former code was forgotten */
 	struct bt_space *tr_space;     /* work space of one translation */
 	ZydisDecoder decoder;
@@ -197,6 +205,12 @@ void bt_rest(struct cpu *cpu, const struct bt_check *check);
  * Makes the check at address lo pass if that is possible: where to go on, or NULL.
  */
 const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
+/*
+ * The same file. The check failed for an access to a device; an instruction of by_hand was run, and
+ * did that or did not.
+ */
+void bt_note_device(struct bt *bt, const struct bt_check *check);
+void bt_note_by_hand(struct bt *bt, struct bt_site *site, bool device);
 
 /*
  * mode.c: called as bt_miss() is. The compiled code for cpu->rip, or NULL; the mode is what it was.

@@ -254,7 +254,7 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 	g->reg = NO_REG;
 	g->first = g->last = n;
 	/* Those that are last in a long unit share one. */
-	g->place = MIN(n, 63u);
+	g->place = MIN(n, BT_LAST_PLACE);
 	g->narrow = atomic_load_relaxed(&t->b->narrow) >> g->place & 1;
 	g->check = a;
 	g->check_disp = key->lo;

@@ -4,9 +4,18 @@
 #include "src/base/atomic.h"
 #include "src/x86/mem.h"
 
-/* Groups of a unit that crossed a page, each soon after the last, before one is made narrow. */
-#define MANY_STRADDLES 64
-#define SOON_TICKS     8 /* of code_now() */
+/*
+ * How often the interpreter took over a unit, each time soon after the last, before the unit is
+ * compiled again to avoid that: then it has cost as much as that does.
+ */
+#define LEFT_OFTEN 64
+#define SOON_TICKS 2048 /* of code_now(): about a millisecond */
+/*
+ * Runs of an instruction by hand without access to a device, one after the other, before that ends;
+ * twice as many after each time that it ended, to some limit.
+ */
+#define PLAIN_RUNS 256u
+#define MAX_FADED  8
 
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
@@ -26,6 +35,21 @@ static bool want_redo(struct bt *bt, struct block *unit)
 	bt->redo = unit;
 	cpu_kick(bt->cpu);
 	return true;
+}
+
+/* Counts; whether the unit is going to be compiled again for it. */
+static bool left(struct bt *bt, struct block *unit)
+{
+	uint32_t now = code_now();
+	uint32_t took = now - atomic_load_relaxed(&unit->time);
+	unsigned n = atomic_load_relaxed(&unit->left_often);
+	bool redo;
+
+	n = took <= SOON_TICKS ? MIN(n + 1, LEFT_OFTEN) : n / 2;
+	redo = n == LEFT_OFTEN && want_redo(bt, unit);
+	atomic_store_relaxed(&unit->left_often, redo ? 0 : n);
+	atomic_store_relaxed(&unit->time, now);
+	return redo;
 }
 
 /*
@@ -51,29 +75,52 @@ static void refresh(struct bt *bt, struct block *unit)
 
 /*
  * A group that crosses a page. That costs as much as some hundred checks, but a loop over an array
- * has it seldom; accesses to one stack frame or structure have it each time.
+ * has it seldom; accesses to one stack frame or structure have it each time, and a function that
+ * runs some thousand times a second may be one of hundreds.
  */
 static void note_straddle(struct bt *bt, const struct bt_check *k)
 {
 	struct block *unit = k->unit;
 	uint64_t bit = 1ull << k->place;
-	uint32_t now = code_now();
-	uint32_t took = now - atomic_load_relaxed(&unit->time);
-	unsigned n = atomic_load_relaxed(&unit->straddles);
 
 	if (k->narrow)
 		return;
-	if (atomic_load_relaxed(&unit->narrow) & bit) {
+	if (atomic_load_relaxed(&unit->narrow) & bit)
 		refresh(bt, unit);
-		return;
-	}
-	n = took <= SOON_TICKS ? MIN(n + 1, MANY_STRADDLES) : n / 2;
-	if (n == MANY_STRADDLES && want_redo(bt, unit)) {
+	else if (left(bt, unit))
 		add_bit(&unit->narrow, bit);
-		n = 0;
+}
+
+void bt_note_device(struct bt *bt, const struct bt_check *k)
+{
+	struct block *unit = k->unit;
+	uint64_t bit = 1ull << k->place;
+
+	/* Several instructions may share the last bit. */
+	if (k->place == BT_LAST_PLACE)
+		return;
+	if (atomic_load_relaxed(&unit->by_hand) & bit)
+		refresh(bt, unit);
+	else if (left(bt, unit))
+		add_bit(&unit->by_hand, bit);
+}
+
+void bt_note_by_hand(struct bt *bt, struct bt_site *site, bool device)
+{
+	struct block *unit = site->unit;
+	uint64_t by_hand = atomic_load_relaxed(&unit->by_hand), bit = 1ull << site->place;
+	unsigned faded = atomic_load_relaxed(&unit->faded);
+	uint32_t plain = device ? 0 : atomic_load_relaxed(&site->plain) + 1;
+
+	atomic_store_relaxed(&site->plain, plain);
+	if (plain < PLAIN_RUNS << faded)
+		return;
+	if (!(by_hand & bit)) {
+		refresh(bt, unit);
+	} else if (want_redo(bt, unit)) {
+		atomic_store_relaxed(&unit->by_hand, by_hand & ~bit);
+		atomic_store_relaxed(&unit->faded, MIN(faded + 1, MAX_FADED));
 	}
-	atomic_store_relaxed(&unit->straddles, n);
-	atomic_store_relaxed(&unit->time, now);
 }
 
 /*
@@ -103,6 +150,7 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 {
 	struct bt *bt = bt_of_code(c);
 
+	bt->missed = NULL;
 	if (c->bt.fills < 0)
 		note_fills(bt, k);
 	if ((lo ^ (lo + k->span)) & PAGE_MASK) {
@@ -120,5 +168,6 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 		return NULL;
 	if (k->write && !k->fill_write ? mem_fill_clean(c, lo) : mem_fill(c, lo, k->write))
 		return k->retry;
+	bt->missed = k;
 	return NULL;
 }

@@ -30,7 +30,7 @@ void tr_plan(struct tr *t)
 		in->ends = in->barrier = in->flags_anywhere = in->rsp_behind = false;
 		in->x87 = in->x87_data = in->checks = in->may_leave = false;
 		in->shape = (struct shape){0};
-		if (!in->zi.length)
+		if (!in->zi.length || tr_by_hand(t, n))
 			continue;
 		if (in->insn->exec == op_vector
 			    ? !tr_plan_x87(t, in) && !tr_plan_vector(t, in)

@@ -67,11 +67,14 @@ static void handed_over(struct bt *bt, struct cpu *c)
 enum bt_step bt_step(struct cpu *c, struct bt_site *site)
 {
 	struct bt *bt = bt_of_code(c);
+	uint64_t mmio = c->stats->mmio;
 
 	c->gpr[REG_PC] = c->bt.page + site->block_off;
 	bt_flags_unpack(c, c->bt.flags);
 	c->bt.next = false;
 	site->slot[0].exec(c, &site->slot[0]);
+	if (site->unit)
+		bt_note_by_hand(bt, site, c->stats->mmio != mmio);
 	if (!c->bt.next) {
 		handed_over(bt, c);
 		return BT_STEP_LEAVE;
@@ -90,9 +93,12 @@ void bt_rest(struct cpu *c, const struct bt_check *k)
 {
 	struct bt *bt = bt_of_code(c);
 	const struct insn *slot = &k->block->slot[k->slot];
+	uint64_t mmio = c->stats->mmio;
 
 	c->gpr[REG_PC] = c->bt.page + k->block_off;
 	bt_flags_unpack(c, c->bt.flags);
 	slot->exec(c, slot);
+	if (bt->missed == k && c->stats->mmio != mmio)
+		bt_note_device(bt, k);
 	handed_over(bt, c);
 }

@@ -33,6 +33,7 @@ struct bt_site *tr_site(struct tr *t, const struct tr_insn *in)
 		s->slot[n] = in->insn[n].exec == op_end ? in->insn[n] : s->slot[n];
 	s->block_off = block_off(in);
 	s->undo_rsp = 0;
+	s->unit = NULL;
 	s->x87 = tr_x87_behind(t, in);
 	return s;
 }
@@ -52,7 +53,15 @@ struct bt_check *tr_check(struct tr *t, const struct tr_insn *in)
 
 static void emit_hand_over(struct tr *t, struct tr_insn *in)
 {
-	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)tr_site(t, in));
+	struct bt_site *site = tr_site(t, in);
+	unsigned n = in - t->in;
+
+	if (tr_by_hand(t, n)) {
+		site->unit = t->b;
+		site->place = n;
+		site->plain = 0;
+	}
+	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)site);
 	e_call_to(t->e, t->bt->stubs->step[t->flags_mem]);
 	t->flags_mem = false;
 	t->addend = NO_GROUP;
@@ -179,6 +188,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->exit_key = b->key;
 	t->upper = block_key_upper(b->key);
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
+	t->by_hand = atomic_load_relaxed(&b->by_hand);
 	t->nback = 0;
 	t->failed = false;
 	t->unit = NULL;

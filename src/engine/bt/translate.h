@@ -215,6 +215,7 @@ struct tr {
 	unsigned ctx;	    /* enum tlb_ctx */
 	bool upper;	    /* the code is in the upper half of addresses */
 	bool any_half;	    /* data may be in the other half */
+	uint64_t by_hand;   /* what the block's was when it started */
 	uint32_t exit_key;  /* of blocks that exits lead to */
 	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are
 			       none */
@@ -252,6 +253,11 @@ static inline int64_t tr_next(const struct tr_insn *in)
 
 /* plan.c */
 void tr_plan(struct tr *t);
+/* Whether instruction n is one of the block's by_hand. */
+static inline bool tr_by_hand(const struct tr *t, unsigned n)
+{
+	return n < BT_LAST_PLACE && t->by_hand >> n & 1;
+}
 /* A conditional or unconditional near jump to a constant distance. */
 bool tr_is_jcc(const struct tr_insn *in);
 bool tr_is_jump(const struct tr_insn *in);

@@ -258,8 +258,8 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->gfn2 = s->gfn2;
 	b->key = key;
 	b->heat = 0;
-	b->time = b->straddles = 0;
-	b->lookups = b->lookups_next = b->narrow = 0;
+	b->time = b->left_often = b->faded = 0;
+	b->lookups = b->lookups_next = b->narrow = b->by_hand = 0;
 	b->any_half = b->runs_long = b->dead = false;
 	b->code = NULL;
 	b->native = b->far_native = NULL;

@@ -42,17 +42,19 @@ struct block {
 	uint32_t key; /* mode and options: block_key() */
 	uint16_t insns;
 	uint16_t bytes;
-	uint32_t heat;	    /* *times interpreted, until it is compiled */
-	uint32_t time;	    /* *code_now() at half of that; compiled: at the last straddle */
-	uint16_t straddles; /* *compiled: how often a group of accesses crossed a page lately */
-	bool any_half;	    /* *compiled: data may be in the half that the code is not in */
-	bool runs_long;	    /* *compiled: a loop that was seldom left */
-	bool dead;	    /* +it is not found any more; read by any thread */
+	uint32_t heat; /* *times interpreted, until it is compiled */
+	uint32_t time; /* *code_now() at half of that; compiled: when it was last left, as below */
+	uint16_t left_often; /* *compiled: how often accesses left it to the interpreter lately */
+	uint8_t faded;	     /* *compiled: how often one of by_hand turned out not to need that */
+	bool any_half;	     /* *compiled: data may be in the half that the code is not in */
+	bool runs_long;	     /* *compiled: a loop that was seldom left */
+	bool dead;	     /* +it is not found any more; read by any thread */
 	/*
 	 * *Compiled, a bit for each group of accesses, by its first instruction: those that are
-	 * looked up each time, those that may soon be, and those that are kept narrow.
+	 * looked up each time, those that may soon be, and those that are kept narrow. by_hand:
+	 * instructions that go to their handler, since they access devices.
 	 */
-	uint64_t lookups, lookups_next, narrow;
+	uint64_t lookups, lookups_next, narrow, by_hand;
 	const uint8_t *code;	       /* the guest's bytes; NULL for a block that is not kept */
 	void *native;		       /* *compiled code, or NULL; far_native is set before */
 	void *far_native;	       /* *where it is entered with the flags in cpu->bt.flags */
