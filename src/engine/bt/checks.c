@@ -332,6 +332,14 @@ struct tr_slow *tr_slow_if(struct tr *t, const struct tr_insn *in, enum slow_kin
 	return s;
 }
 
+void tr_slow_back(struct tr *t, struct tr_slow *s)
+{
+	s->retry = t->e->p;
+	t->x87_paged = false;
+	t->addend = NO_GROUP;
+	tr_hold(t, NO_REG);
+}
+
 void tr_emit_slow(struct tr *t)
 {
 	for (unsigned n = 0; n < t->nslow && !t->e->full; n++) {

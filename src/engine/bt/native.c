@@ -198,9 +198,7 @@ static void emit_bit_string(struct tr *t, struct tr_insn *in)
 		bt_emit_flags_restore(e, SCRATCH0);
 	t->flags_mem = false;
 	tr_rewrite(t, in);
-	s->retry = e->p;
-	t->x87_paged = false;
-	t->addend = NO_GROUP;
+	tr_slow_back(t, s);
 }
 
 static bool is_bit_string(const struct tr_insn *in)

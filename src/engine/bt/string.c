@@ -8,16 +8,12 @@ static void emit_string(struct tr *t, struct tr_insn *in)
 {
 	bool store = in->zi.opcode >= 0xaa;
 	unsigned size = __builtin_ctz(in->zi.operand_width / 8);
-	struct tr_slow *s;
 
 	if (in->zi.opcode == 0xa4 || in->zi.opcode == 0xaa)
 		size = 0;
 	tr_flags_clobber(t, in->live_in, SCRATCH0);
 	e_call_to(t->e, t->bt->stubs->string[t->ctx][store][size]);
-	s = tr_slow_if(t, in, SLOW_STEP, CC_B);
-	s->retry = t->e->p;
-	t->x87_paged = false;
-	t->addend = NO_GROUP;
+	tr_slow_back(t, tr_slow_if(t, in, SLOW_STEP, CC_B));
 }
 
 /* MOVS reads from another segment if it is told to. */

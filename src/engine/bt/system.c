@@ -36,14 +36,6 @@ static void is_zero(struct emit *e, bool w, size_t off)
 	e8(e, 0);
 }
 
-/* Where the handler's way comes back. */
-static void behind_step(struct tr *t, struct tr_slow *s)
-{
-	s->retry = t->e->p;
-	t->x87_paged = false;
-	t->addend = NO_GROUP;
-}
-
 static void emit_swapgs(struct tr *t, struct tr_insn *in)
 {
 	struct emit *e = t->e;
@@ -116,7 +108,7 @@ static void emit_rdtsc(struct tr *t, struct tr_insn *in)
 	e_code(e, 0x89, 0xc0);		 /* mov eax, eax */
 	if (and_aux)
 		e_gs(e, false, 0x8b, H_RCX, CPU_OFF(tsc_aux));
-	behind_step(t, unknown);
+	tr_slow_back(t, unknown);
 	if (disabled)
 		disabled->retry = e->p;
 }
@@ -264,7 +256,7 @@ static void emit_rdbase(struct tr *t, struct tr_insn *in)
 	e_gs(t->e, in->op[0].size == 64, 0x8b, out, base_off(in));
 	if (h == IN_MEMORY)
 		e_store(t->e, out, GPR_OFF(g));
-	behind_step(t, disabled);
+	tr_slow_back(t, disabled);
 }
 
 /* The handler raises #GP for a base that is not canonical. */
@@ -285,7 +277,7 @@ static void emit_wrbase(struct tr *t, struct tr_insn *in)
 	e_code(e, 0x4d, 0x39, 0xd3);	 /* cmp r11, r10 */
 	other = tr_slow_if(t, in, SLOW_STEP, CC_NE);
 	e_store(e, SCRATCH0, base_off(in));
-	behind_step(t, disabled);
+	tr_slow_back(t, disabled);
 	other->retry = e->p;
 }
 

@@ -300,9 +300,13 @@ void tr_groups(struct tr *t);
 /* checks.c: the checks due before an instruction; what is out of line. */
 void tr_checks(struct tr *t, struct tr_insn *in);
 void tr_emit_slow(struct tr *t);
-/* A jump out of line on condition cc of an instruction that may_leave; not for checks. */
+/*
+ * A jump out of line on condition cc of an instruction that may_leave; not for checks. And where
+ * the way of a SLOW_STEP comes back, with nothing in scratch registers.
+ */
 struct tr_slow *tr_slow_if(struct tr *t, const struct tr_insn *in, enum slow_kind kind,
 			   unsigned cc);
+void tr_slow_back(struct tr *t, struct tr_slow *s);
 
 /* Offset of a field of a group's table in struct cpu. */
 #define TR_TABLE(g, field)                                                    \
