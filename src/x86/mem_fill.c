@@ -186,3 +186,18 @@ bool mem_fill_clean(struct cpu *c, gva_t gva)
 {
 	return fill(c, gva, true, false);
 }
+
+void *mem_sys_quick(struct cpu *c, gva_t gva, unsigned len, bool write)
+{
+	enum tlb_kind kind = mem_kind(write);
+	void *p = mem_fast_in(c, c->tlb.e[TLB_SUPER], kind, gva, len);
+	const struct tlb2_entry *e;
+
+	if (likely(p))
+		return p;
+	e = mem_find(c, gva, mem_need(TLB_SUPER, write));
+	if (!e)
+		return NULL;
+	tlb_copy(&c->tlb, c->tlb.e[TLB_SUPER], kind, gva, e);
+	return mem_fast_in(c, c->tlb.e[TLB_SUPER], kind, gva, len);
+}

@@ -18,9 +18,10 @@
 struct outcome {
 	enum interp_exit exit;
 	uint64_t rip, gpr[16], flags, cr2;
-	uint16_t cs, cs_attr, ss, ss_attr;
+	struct seg seg[SEG_GS + 1];
 	uint32_t error, event;
 	uint8_t cpl, vector;
+	bool nmi_blocked;
 	uint8_t data[64], stack[128];
 };
 
@@ -61,6 +62,7 @@ static void begin(struct guest_cpu *g, const struct scenario *s, unsigned round)
 	guest_cpu_long_mode(g);
 	c->exc_pending = c->delivering = false;
 	c->event = 0;
+	c->nmi_blocked = false;
 	c->rflags = round & 1 ? FLAG_IF : 0;
 	c->star = 0x0018000800000000ull;
 	c->lstar = KERNEL_GPA;
@@ -90,10 +92,8 @@ static void take(struct guest_cpu *g, enum interp_exit exit, struct outcome *o)
 	o->rip = c->rip;
 	memcpy(o->gpr, c->gpr, sizeof(o->gpr));
 	o->flags = flags_get(c);
-	o->cs = c->seg[SEG_CS].sel;
-	o->cs_attr = c->seg[SEG_CS].attr;
-	o->ss = c->seg[SEG_SS].sel;
-	o->ss_attr = c->seg[SEG_SS].attr;
+	memcpy(o->seg, c->seg, sizeof(o->seg));
+	o->nmi_blocked = c->nmi_blocked;
 	o->event = c->event;
 	o->cpl = c->cpl;
 	memcpy(o->data, g->ram + DATA_GPA, sizeof(o->data));
@@ -239,6 +239,245 @@ CODE(kernel_deep,
      "1: test $1, %r12d; jz 3f; ret; 3: pop %rax; 2: mov %r8, %rcx; sysretq")
 SCENARIO(returns_outlive, user_deep, any_mode, KERNEL(kernel_deep))
 
+/* --- IRET ----------------------------------------------------------------------------------- */
+
+/* Code and data of both levels, and two descriptors that scenarios choose. */
+#define CODE0	0x08
+#define DATA0	0x10
+#define DATA3	0x1b
+#define CODE3	0x23
+#define OTHER	0x28
+#define OTHER3	0x2b
+#define ANOTHER 0x30
+
+#define DESC_CODE64	0x00af9b000000ffffull
+#define DESC_DATA	0x00cf93000000ffffull
+#define DESC_CODE32	0x00cf9b000000ffffull
+#define DESC_DPL(n)	((uint64_t)(n) << 45)
+#define DESC_ACCESSED	(1ull << 40)
+#define DESC_RW		(1ull << 41)
+#define DESC_CONFORMING (1ull << 42)
+#define DESC_EXECUTABLE (1ull << 43)
+#define DESC_PRESENT	(1ull << 47)
+#define DESC_BASE	(0x123ull << 16)
+
+/* In the data that is compared. */
+static uint64_t *gdt(struct guest_cpu *g)
+{
+	uint64_t *t = (uint64_t *)(g->ram + DATA_GPA);
+
+	memset(t, 0, 64);
+	t[CODE0 / 8] = DESC_CODE64;
+	t[DATA0 / 8] = DESC_DATA;
+	t[DATA3 / 8] = DESC_DATA | DESC_DPL(3);
+	t[CODE3 / 8] = DESC_CODE64 | DESC_DPL(3);
+	/* Beyond the limit. */
+	t[8] = DESC_CODE64;
+	t[9] = DESC_DATA;
+	g->cpu->gdtr = (struct dtable){.base = DATA_GPA, .limit = 63};
+	return t;
+}
+
+/* To label 2 with RSP in RBP, and back to label 1 by SYSCALL. */
+CODE(iret, "1: mov %rsp, %r15; mov (%rdi), %rax; push %r9; push %rbp; push %r13; push %r8; lea "
+	   "2f(%rip), %rax\n"
+	   "push %rax; lea (%rbx, %rdx), %rbx; iretq\n"
+	   "2: pushfq; pop %rsi; add %rsi, %r10; mov %cs, %eax; add %rax, %rdx; mov %ss, %eax\n"
+	   "add %rax, %rdx; add %rsp, %rdx; dec %r12d; jz 3f; syscall; 3: ud2")
+CODE(to_iret, "mov %r15, %rsp; mov $0x10000, %eax; jmp *%rax")
+
+static void iret_frame(struct guest_cpu *g, uint64_t cs, uint64_t flags, uint64_t rsp, uint64_t ss)
+{
+	struct cpu *c = g->cpu;
+
+	c->gpr[R8] = cs;
+	c->gpr[R13] = flags;
+	c->gpr[RBP] = rsp;
+	c->gpr[R9] = ss;
+}
+
+static const uint32_t iret_values[] = {
+	FLAG_ONE,
+	FLAGS_ARITH | FLAG_IF,
+	FLAG_AC | FLAG_ID | FLAG_CF,
+	FLAG_DF | FLAG_RF | FLAG_IOPL | FLAG_OF,
+	FLAG_RF | FLAG_IF,
+	FLAG_NT | FLAG_ZF,
+	FLAG_TF | FLAG_SF,
+	~0u & ~(FLAG_TF | FLAG_NT),
+};
+
+static void any_iret(struct guest_cpu *g, unsigned round)
+{
+	struct cpu *c = g->cpu;
+	bool user = round & 8;
+	uint64_t ss = user ? DATA3 : round & 16 ? 0 : DATA0;
+
+	gdt(g);
+	/* What the selectors have above 16 bits does not count. */
+	iret_frame(g, 0xabcd0000ull | (user ? CODE3 : CODE0), iret_values[round % 8],
+		   STACK_TOP - 0x100 + round % 3, round & 32 ? ss | ~0xffffull : ss);
+	for (unsigned s = SEG_DS; s <= SEG_GS; s++)
+		if (round % 3 == s % 3)
+			c->seg[s].attr |= SEG_DPL;
+	if (round % 5 == 1)
+		c->cr0 |= CR0_AM;
+	if (round % 5 == 2)
+		c->cr4 |= CR4_SMAP;
+}
+SCENARIO(iret, iret, any_iret, KERNEL(to_iret))
+
+/*
+ * Selectors and descriptors of all kinds; the target only stops. The table is read before, for what
+ * the TLB has not is left to the handler.
+ */
+CODE(iret_once, "mov (%rdi), %rsi; push %r9; push %rbp; push %r13; push %r8; push %rbx; add %eax, "
+		"%eax; iretq; ud2")
+#define IRET_ONCE_END (CODE_GPA + (uint32_t)(iret_once_end - iret_once_code) - 2)
+
+struct odd_iret {
+	uint64_t other, another; /* descriptors */
+	uint16_t cs, ss;
+};
+
+static const struct odd_iret odd_irets[] = {
+	{0, 0, CODE0, DATA0},
+	{0, 0, 0, DATA0},
+	{0, 0, 3, DATA0},
+	{0, 0, CODE0 | 4, DATA0},
+	{0, 0, 0x40, DATA0},
+	{DESC_CODE64 & ~DESC_PRESENT, 0, OTHER, DATA0},
+	{DESC_CODE64 & ~DESC_ACCESSED, 0, OTHER, DATA0},
+	{DESC_CODE64 | DESC_CONFORMING, 0, OTHER, DATA0},
+	{DESC_CODE64 | DESC_CONFORMING, 0, OTHER3, DATA3},
+	{DESC_CODE64 | DESC_DPL(3) | DESC_BASE, 0, OTHER3, DATA3},
+	{DESC_CODE64 | 1ull << 54, 0, OTHER, DATA0},
+	{DESC_CODE32, 0, OTHER, DATA0},
+	{DESC_CODE32 | DESC_DPL(3), 0, OTHER3, DATA3},
+	{DESC_CODE64 & ~(1ull << 44), 0, OTHER, DATA0},
+	{DESC_CODE64 & ~DESC_EXECUTABLE, 0, OTHER, DATA0},
+	{DESC_CODE64 | DESC_DPL(1), 0, OTHER | 1, 1},
+	{DESC_CODE64 | DESC_DPL(1), DESC_DATA | DESC_DPL(1), OTHER | 1, ANOTHER | 1},
+	{0, 0, CODE0 | 3, DATA3},
+	{0, 0, CODE3 & ~3, DATA0},
+	{0, 0, DATA0, DATA0},
+	{0, 0, CODE3, 0},
+	{0, 0, CODE3, 3},
+	{0, 0, CODE0, 3},
+	{0, 0, CODE0, DATA3},
+	{0, 0, CODE3, DATA0},
+	{0, 0, CODE3, CODE3},
+	{0, 0, CODE0, DATA0 | 4},
+	{0, 0, CODE0, 0x48},
+	{0, DESC_DATA & ~DESC_PRESENT, CODE0, ANOTHER},
+	{0, DESC_DATA & ~DESC_ACCESSED, CODE0, ANOTHER},
+	{0, DESC_DATA & ~DESC_RW, CODE0, ANOTHER},
+	{0, DESC_DATA | DESC_DPL(3), CODE0, ANOTHER},
+	{0, DESC_DATA | DESC_DPL(3) | DESC_BASE, CODE3, ANOTHER | 3},
+	{0, DESC_DATA & ~(1ull << 44), CODE0, ANOTHER},
+};
+
+static void odd_iret(struct guest_cpu *g, unsigned round)
+{
+	const struct odd_iret *o = &odd_irets[round % ARRAY_SIZE(odd_irets)];
+	uint64_t *t = gdt(g);
+
+	t[OTHER / 8] = o->other;
+	t[ANOTHER / 8] = o->another;
+	iret_frame(g, o->cs, FLAG_ONE | FLAG_CF | FLAG_IF, DATA_GPA + 8, o->ss);
+	g->cpu->gpr[RBX] = IRET_ONCE_END;
+}
+SCENARIO(iret_odd, iret_once, odd_iret)
+
+/* Where no frame, no descriptor and no target is. */
+CODE(iret_at, "jmp 1f; ud2; 1: mov (%rdi), %rsi; mov %rbp, %rsp; iretq")
+#define FRAME_GPA (DATA_GPA + 0x2000)
+
+static void odd_frame(struct guest_cpu *g, unsigned round)
+{
+	static const uint64_t rips[] = {CODE_GPA + 2, 1ull << 47, ~0ull << 47, CODE_GPA + 2};
+	uint64_t frame[] = {rips[round % 4], CODE0, FLAG_ONE, 1ull << 47, DATA0};
+	unsigned off = round & 16 ? 0x1000 - 8 * (round % 6) : 8 * (round % 6);
+	struct cpu *c = g->cpu;
+
+	gdt(g);
+	c->gpr[RBP] = FRAME_GPA + off;
+	memcpy(g->ram + FRAME_GPA + off, frame, sizeof(frame));
+	if (round & 4)
+		g->pt[(FRAME_GPA >> PAGE_SHIFT) + 1] = 0;
+	if (round % 8 == 3)
+		g->pt[FRAME_GPA >> PAGE_SHIFT] = 0;
+	if (round % 8 == 7) {
+		g->pt[DATA_GPA >> PAGE_SHIFT] = 0;
+		c->gpr[RDI] = CODE_GPA;
+	}
+	if (round & 8)
+		c->rflags |= FLAG_NT;
+	if (round % 16 == 5)
+		c->gpr[RBP] = 1ull << 63;
+}
+SCENARIO(iret_frame, iret_at, odd_frame)
+
+/* Interrupts that wait are taken at once, and NMIs are allowed again. */
+static void waiting(struct guest_cpu *g, unsigned round)
+{
+	any_iret(g, round & ~7u);
+	g->cpu->gpr[R13] = round & 2 ? FLAG_IF : 0;
+	g->cpu->gpr[RBX] = IRET_ONCE_END;
+	g->cpu->rflags &= ~FLAG_IF;
+	g->cpu->nmi_blocked = round & 1;
+	if (round & 4)
+		g->cpu->event |= CPU_EVENT_WINDOW;
+}
+SCENARIO(iret_waiting, iret_once, waiting, .once = true)
+
+/* From here on as SYSRET is tested above, with the kernel on the user's stack. */
+#define IRET "mov %rsp, %rax; push $0x1b; push %rax; push %r11; push $0x23; push %rcx; iretq\n"
+
+static void kernel_page_iret(struct guest_cpu *g, unsigned round)
+{
+	kernel_page(g, round);
+	gdt(g);
+	set_cpl(g->cpu, 3);
+	/* User code stores to the data, where the table is. */
+	g->cpu->gpr[RDI] = DATA_GPA + 64;
+}
+CODE(kernel_irets, "lea 0xfc0(%rdi), %rax; dec %r12d; cmovz %rax, %rbx; jz 1f\n" IRET "1: ret")
+SCENARIO(iret_across, user_calls, kernel_page_iret, KERNEL(kernel_irets))
+
+/* At last to where user code would go on, but as the kernel. */
+CODE(irets_inward,
+     "dec %r12d; jz 1f\n" IRET "1: lea 0xfc0(%rdi), %rbx; mov %rsp, %rax; push $0x10; push %rax\n"
+     "push %r11; push $8; push %rcx; iretq")
+SCENARIO(iret_inward, user_calls, kernel_page_iret, KERNEL(irets_inward))
+
+/* The kernel leaves from within a call, and user code returns to where that would have. */
+CODE(user_follows, "1: syscall; test %r12d, %r12d; jnz 1b; push %r13; ret")
+CODE(leaves_in_call, "lea 2f(%rip), %r13; call 1f; 2: inc %r14d; mov %cr0, %rbp\n" IRET
+		     "1: dec %r12d; jz 3f; ret; 3: " IRET)
+SCENARIO(iret_in_call, user_follows, kernel_page_iret, KERNEL(leaves_in_call))
+
+static void with_gdt(struct guest_cpu *g, unsigned round)
+{
+	any_mode(g, round);
+	gdt(g);
+}
+CODE(iret_drops, "lea 1f(%rip), %rax; push %rax; ret; 1: " IRET)
+CODE(user_compares,
+     "lea 3f(%rip), %r13; 1: call 2f; 3: dec %r12d; jnz 1b; ud2\n"
+     "2: cmp %eax, %ebx; syscall; adc %eax, %ebp; pushfq; pop %r8; add %r8, %r9; ret")
+SCENARIO(iret_drops, user_compares, with_gdt, KERNEL(iret_drops))
+CODE(iret_keeps, "lea 1(%rbx), %ebx; call 1f; " IRET "1: add %ecx, %r14d; ret")
+SCENARIO(iret_keeps, user_deep, with_gdt, KERNEL(iret_keeps))
+
+static void may_align_iret(struct guest_cpu *g, unsigned round)
+{
+	may_align(g, round);
+	gdt(g);
+}
+CODE(iret_aligns, "xor $0x40000, %r11d; lea 1(%rdi), %rbp; dec %r12d; cmovz %rbp, %rdx\n" IRET)
+SCENARIO(iret_alignment, user_aligns, may_align_iret, KERNEL(iret_aligns))
+
 /* --- STAC, CLAC ----------------------------------------------------------------------------- */
 
 CODE(smap, "1: call 2f; mov (%rdi), %eax; call 4f; add %eax, %ebx; call 3f; pushfq; pop %rdx\n"
@@ -357,12 +596,63 @@ static void iopl(struct guest_cpu *g, unsigned round)
 }
 SCENARIO(sti_user, sti, iopl, .once = true)
 
-/* --- flags, registers, time ----------------------------------------------------------------- */
+/* --- POPF, CLD, STD ------------------------------------------------------------------------- */
 
-CODE(pushf, "1: add %eax, %ebx; pushfq; pop %r8; xor %r8, %r9; cmp %r8, %rax; mov %rax, (%rdi)\n"
-	    "pushfq; adc %ecx, %edx; pushfq; pop %r10; add %r10, %r13; pop %r11; sbb %r11, %r14\n"
-	    "neg %r9d; pushfq; jc 2f; inc %ebp; 2: pop 8(%rdi); pushfw; pop %si\n"
-	    "dec %r12d; jnz 1b; pushfq; pop %rsi; ud2")
+CODE(popf,
+     "1: push %r13; push %r14; add %eax, %ebx; popfq; adc %ecx, %edx; pushfq; pop %r8\n"
+     "xor %r8, %r9; neg %r9d; popfq; jc 2f; jo 3f; inc %ebp; 2: inc %ebx; 3: pushfq; pop %r10\n"
+     "add %r10, %r11; ror $3, %r13d; and %r15d, %r13d; popfw; dec %r12d; jnz 1b\n"
+     "pushfq; pop %rsi; ud2")
+
+static void any_popf(struct guest_cpu *g, unsigned round)
+{
+	static const uint32_t more[] = {0,
+					FLAG_NT,
+					FLAG_ID | FLAG_DF,
+					FLAG_AC,
+					FLAG_IOPL | FLAG_IF,
+					FLAG_RF | FLAG_VM,
+					FLAG_TF,
+					~0u & ~FLAG_TF};
+	struct cpu *c = g->cpu;
+
+	set_cpl(c, round & 8 ? 3 : round % 7 == 6 ? 1 : 0);
+	c->gpr[R13] = c->gpr[RAX] & FLAGS_ARITH;
+	c->gpr[R14] = (c->gpr[RBX] & FLAGS_ARITH) | more[round % 8];
+	c->gpr[R15] = FLAGS_ARITH | FLAG_IF | FLAG_DF;
+	if (round & 16)
+		c->rflags |= FLAG_IOPL;
+	if (round % 3 == 1)
+		c->rflags |= FLAG_AC | FLAG_ID | FLAG_NT;
+	if (round % 5 == 1)
+		c->cr4 |= CR4_SMAP;
+	if (round % 5 == 2)
+		c->cr0 |= CR0_AM;
+	memset(g->ram + STACK_TOP, 0, 64);
+}
+SCENARIO(popf, popf, any_popf)
+
+CODE(popf_waits, "1: push %r13; cli; inc %eax; popfq; inc %ebx; inc %edx; dec %r12d; jnz 1b; ud2")
+
+static void popf_window(struct guest_cpu *g, unsigned round)
+{
+	window(g, round);
+	g->cpu->gpr[R13] = round & 2 ? FLAG_IF : FLAG_CF;
+}
+SCENARIO(popf_waits, popf_waits, popf_window, .once = true)
+
+CODE(popf_at, "add %eax, %ebx; pushfq; pop %r8; mov %rbp, %rsp; popfq; pushfq; pop %rsi; ud2")
+
+static void popf_stack(struct guest_cpu *g, unsigned round)
+{
+	static const uint64_t at[] = {DATA_GPA, DATA_GPA + 0xffc, DATA_GPA + 0x1000, 1ull << 63};
+
+	g->cpu->gpr[RBP] = at[round % 4];
+	*(uint64_t *)(g->ram + DATA_GPA) = FLAG_CF | FLAG_IF;
+	if (round & 4)
+		g->pt[(DATA_GPA >> PAGE_SHIFT) + 1] = 0;
+}
+SCENARIO(popf_stack, popf_at, popf_stack)
 
 static void any_flags(struct guest_cpu *g, unsigned round)
 {
@@ -371,6 +661,20 @@ static void any_flags(struct guest_cpu *g, unsigned round)
 	set_cpl(g->cpu, round & 4 ? 3 : 0);
 	g->cpu->rflags |= flags[round % 4];
 }
+
+CODE(direction,
+     "1: lea 16(%rdi), %rsi; cmp %eax, %ebx; std; adc %ecx, %edx; pushfq; pop %r8; lodsb\n"
+     "sub %eax, %ebp; cld; sbb %r8, %r9; lodsw; pushfq; pop %r10; add %rsi, %r11\n"
+     "dec %r12d; jnz 1b; ud2")
+SCENARIO(direction, direction, any_flags)
+
+/* --- flags, registers, time ----------------------------------------------------------------- */
+
+CODE(pushf, "1: add %eax, %ebx; pushfq; pop %r8; xor %r8, %r9; cmp %r8, %rax; mov %rax, (%rdi)\n"
+	    "pushfq; adc %ecx, %edx; pushfq; pop %r10; add %r10, %r13; pop %r11; sbb %r11, %r14\n"
+	    "neg %r9d; pushfq; jc 2f; inc %ebp; 2: pop 8(%rdi); pushfw; pop %si\n"
+	    "dec %r12d; jnz 1b; pushfq; pop %rsi; ud2")
+
 SCENARIO(pushf, pushf, any_flags)
 
 CODE(mov_cr, "add %eax, %ebx; mov %cr0, %rax; mov %cr2, %r8; mov %cr3, %r10; mov %cr4, %r15\n"
@@ -448,6 +752,16 @@ int main(void)
 		TEST(returns_dropped),
 		TEST(alignment),
 		TEST(returns_outlive),
+		TEST(iret),
+		TEST(iret_odd),
+		TEST(iret_frame),
+		TEST(iret_waiting),
+		TEST(iret_across),
+		TEST(iret_inward),
+		TEST(iret_in_call),
+		TEST(iret_drops),
+		TEST(iret_keeps),
+		TEST(iret_alignment),
 		TEST(smap),
 		TEST(stac_user),
 		TEST(smap_turns),
@@ -458,6 +772,10 @@ int main(void)
 		TEST(sti_page),
 		TEST(sti_request),
 		TEST(sti_user),
+		TEST(popf),
+		TEST(popf_waits),
+		TEST(popf_stack),
+		TEST(direction),
 		TEST(pushf),
 		TEST(mov_cr),
 		TEST(rdtsc_asked),

@@ -86,6 +86,9 @@ static inline void bt_join(const struct emit *e, struct bt_exit *x, const struct
 	e_repatch(x->jump, (uint8_t *)(x->mem ? next->far_native : next->native) - e->to_exec);
 }
 
+/* What changes the mode in place. */
+enum bt_mode { BT_SYSCALL, BT_SYSRET, BT_IRET, BT_MODES };
+
 /*
  * Code that all compiled code shares, writable addresses. Of those with two, the second is for
  * flags that are in cpu->bt.flags already.
@@ -98,7 +101,7 @@ struct bt_stubs {
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *enter, *handed_over, *second, *not_cached, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
-	uint8_t *mode[2]; /* SYSCALL, SYSRET */
+	uint8_t *mode[BT_MODES];
 	uint8_t *mode_left;
 	uint8_t *branch_fill; /* where a direct branch goes whose latch failed */
 	/*
@@ -192,11 +195,12 @@ const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
  */
 const void *bt_find(struct cpu *cpu);
 /*
- * SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for
- * the handler to do it.
+ * SYSCALL, SYSRET to 64-bit code, and IRET between such code, for which RSP is in struct cpu: where
+ * to go on, or NULL for the handler to do it.
  */
 const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
 const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
+const void *bt_iret(struct cpu *cpu, const struct bt_site *site);
 
 /*
  * Called first by what compiled code calls or leaves to: it may be another VCPU's code, reached by

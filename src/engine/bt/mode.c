@@ -5,20 +5,26 @@
  */
 #include "src/engine/bt/bt_int.h"
 
+#include "src/x86/iret.h"
 #include "src/x86/syscall.h"
 
-/* Where to go on at cpu->rip with these arithmetic flags. */
+/*
+ * Where to go on at cpu->rip with these arithmetic flags. While compiled code runs there are no
+ * code breakpoints, so RF holds nothing off.
+ */
 static const void *target(struct bt *bt, uint64_t flags)
 {
 	struct cpu *c = bt->cpu;
-	const struct jump_entry *j;
+	const struct jump_entry *j = NULL;
 
 	bt_enter_place(bt);
 	c->bt.flags = bt_flags_word(flags);
-	if (bt->stubs->single || block_branches_over(bt->bc))
+	if (!bt->stubs->single && !block_branches_over(bt->bc))
+		j = block_find_compiled(bt->bc, c->rip);
+	if (!j)
 		return e_exec(&bt->stubs->e, bt->stubs->mode_left);
-	j = block_find_compiled(bt->bc, c->rip);
-	return j ? j->native : e_exec(&bt->stubs->e, bt->stubs->mode_left);
+	c->rflags &= ~FLAG_RF;
+	return j->native;
 }
 
 const void *bt_find(struct cpu *c)
@@ -42,8 +48,8 @@ static bool may_change(const struct cpu *c)
 }
 
 /*
- * The returns that user code expects are kept below a barrier for the SYSRET. They lead to code of
- * this context.
+ * The returns that user code expects are kept below a barrier for the SYSRET or IRET. They lead to
+ * code of this context.
  */
 static void keep_returns(struct cpu *c)
 {
@@ -74,4 +80,16 @@ const void *bt_sysret(struct cpu *c, const struct bt_site *site)
 	seg_sysret_long(c, true);
 	keep_returns(c);
 	return target(bt, c->gpr[R11]);
+}
+
+const void *bt_iret(struct cpu *c, const struct bt_site *site)
+{
+	struct bt *bt = bt_of_code(c);
+	uint64_t flags;
+
+	/* To allow NMIs is an event. */
+	if (c->event || c->nmi_blocked || !iret_quick(c, &flags))
+		return NULL;
+	keep_returns(c);
+	return target(bt, flags);
 }
