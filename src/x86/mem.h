@@ -96,6 +96,11 @@ void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
  * mem_fill(), but it does not walk the tables.
  */
 void *mem_sys_quick(struct cpu *cpu, gva_t gva, unsigned len, bool write);
+/*
+ * Whether an access to that byte, of the current context, is a page fault, with its error code. As
+ * mem_fill(): false, too, where that cannot be told without more.
+ */
+bool mem_fault_quick(struct cpu *cpu, gva_t gva, bool write, uint32_t *error);
 
 /*
  * Read-modify-write access: host pointer to [gva, gva + len), writable, or NULL if it is not RAM in

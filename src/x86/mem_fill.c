@@ -187,6 +187,22 @@ bool mem_fill_clean(struct cpu *c, gva_t gva)
 	return fill(c, gva, true, false);
 }
 
+bool mem_fault_quick(struct cpu *c, gva_t gva, bool write, uint32_t *error)
+{
+	enum tlb_ctx ctx = mem_ctx(c);
+	struct walk_result res;
+	struct walk_regs regs;
+
+	if (ctx == TLB_ALIGN || !gva_canonical(gva))
+		return false;
+	STAT_INC(c->stats, walks);
+	mem_walk_regs(c, &regs);
+	if (walk_quiet(c->gmem, &regs, gva, mem_access(ctx, write), &res) != -EFAULT)
+		return false;
+	*error = res.pf_error;
+	return true;
+}
+
 void *mem_sys_quick(struct cpu *c, gva_t gva, unsigned len, bool write)
 {
 	enum tlb_kind kind = mem_kind(write);

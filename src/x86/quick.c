@@ -2,6 +2,7 @@
  * Transfers of control in their common form, for compiled code: with the guest's vector registers
  * in the host's, so this and all it calls use none, and nothing here raises a fault.
  */
+#include "src/x86/exc.h"
 #include "src/x86/iret.h"
 #include "src/x86/mem.h"
 
@@ -85,5 +86,90 @@ bool iret_quick(struct cpu *c, uint64_t *flags)
 	c->seg[SEG_SS] = ss;
 	iret_commit(c, &t, f.flags, 8);
 	*flags = f.flags;
+	return true;
+}
+
+/* --- page faults -------------------------------------------------------------------------- */
+
+struct pf_gate {
+	struct code_target t;
+	unsigned ist;
+	bool trap;
+};
+
+static bool quick_gate(struct cpu *c, struct pf_gate *g)
+{
+	const unsigned off = EXC_PF * 16;
+	const volatile uint64_t *p;
+	uint64_t lo, hi;
+	struct desc cs;
+
+	if (off + 15 > c->idtr.limit)
+		return false;
+	p = mem_sys_quick(c, c->idtr.base + off, 16, false);
+	if (!p)
+		return false;
+	lo = p[0];
+	hi = p[1];
+	/* Present, and an interrupt or trap gate. */
+	if ((lo >> 40 & 0x9e) != 0x8e || !quick_code(c, lo >> 16, &cs) || desc_dpl(&cs) ||
+	    desc_is_conforming(&cs))
+		return false;
+	seg_from_desc(&g->t.cs, lo >> 16 & 0xfffc, &cs);
+	g->t.rip = (lo & 0xffff) | (lo >> 32 & 0xffff0000) | hi << 32;
+	g->t.cpl = 0;
+	g->ist = lo >> 32 & 7;
+	g->trap = lo >> 40 & 1;
+	return gva_canonical(g->t.rip);
+}
+
+/* The stack pointer out of the TSS. */
+static bool tss_rsp(struct cpu *c, unsigned ist, uint64_t *rsp)
+{
+	unsigned off = ist ? 0x24 + 8 * (ist - 1) : 4;
+	const volatile uint64_t *p;
+
+	if (off + 7 > c->seg[SEG_TR].limit)
+		return false;
+	p = mem_sys_quick(c, c->seg[SEG_TR].base + off, 8, false);
+	if (!p)
+		return false;
+	*rsp = *p;
+	return true;
+}
+
+/* From the last that is pushed. */
+struct pf_frame {
+	uint64_t error;
+	struct iret_frame ret;
+};
+
+bool exc_quick_fault(struct cpu *c, gva_t gva, bool write, uint64_t rip, uint64_t arith)
+{
+	uint64_t rsp = c->gpr[RSP];
+	volatile struct pf_frame *f;
+	struct pf_gate g;
+	uint32_t error;
+
+	if (!mem_fault_quick(c, gva, write, &error) || !quick_gate(c, &g) ||
+	    ((c->cpl || g.ist) && !tss_rsp(c, g.ist, &rsp)))
+		return false;
+	rsp = (rsp & ~15ull) - sizeof(*f);
+	f = mem_sys_quick(c, rsp, sizeof(*f), true);
+	if (!f)
+		return false;
+	f->ret.ss = c->seg[SEG_SS].sel;
+	f->ret.sp = c->gpr[RSP];
+	f->ret.flags = c->rflags | FLAG_ONE | FLAG_RF | arith;
+	f->ret.cs = c->seg[SEG_CS].sel;
+	f->ret.rip = rip;
+	f->error = error;
+	c->cr2 = gva;
+	if (c->cpl)
+		c->seg[SEG_SS] = (struct seg){0};
+	c->gpr[RSP] = rsp;
+	exc_enter(c, &g.t, g.trap);
+	STAT_INC(c->stats, exceptions);
+	STAT_INC(c->stats, page_faults);
 	return true;
 }

@@ -77,7 +77,7 @@ def main():
     program = Program(sys.argv[1])
     sources = tuple("/" + s for s in sys.argv[2:])
     names = {program.functions[at][0] for at in program.reached("mem_fill")}
-    bad = [line for root in ("mem_fill", "bt_syscall", "bt_sysret", "bt_iret", "bt_find")
+    bad = [line for root in ("mem_fill", "bt_syscall", "bt_sysret", "bt_iret", "bt_miss", "bt_find")
            for line in complaints(program, root, sources)]
     # The check itself: mem_fill() is followed, and what raises faults and logs does not pass, wherever
     # it comes from.

@@ -12,7 +12,7 @@
 #include "tests/unit/guest_cpu.h"
 
 #define MAX_INSNS  100000
-#define ROUNDS	   48u
+#define ROUNDS	   56u
 #define KERNEL_GPA (CODE_GPA + 0x1000)
 
 struct outcome {
@@ -29,7 +29,8 @@ struct scenario {
 	const uint8_t *code, *code_end, *kernel, *kernel_end;
 	/* Behind a common beginning: RIP at the code, CPL 0, registers by the round. */
 	void (*prepare)(struct guest_cpu *g, unsigned round);
-	bool once; /* until the first exit, be it a yield */
+	bool once;    /* until the first exit, be it a yield */
+	bool deliver; /* exceptions, until HLT */
 };
 
 #define SCENARIO(fn, text, prepare_fn, ...)                                                       \
@@ -114,9 +115,9 @@ static uint64_t fixed_tsc(struct cpu *cpu)
 
 static const struct cpu_ops ops = {.rdtsc = fixed_tsc};
 
-static struct guest_cpu *create(bool translate)
+static struct guest_cpu *create(bool translate, bool deliver)
 {
-	struct guest_cpu *g = guest_cpu_create(true);
+	struct guest_cpu *g = guest_cpu_create(!deliver);
 
 	if (translate)
 		guest_cpu_translate(g, false);
@@ -126,7 +127,7 @@ static struct guest_cpu *create(bool translate)
 
 static void run(const struct scenario *s, bool translate, struct outcome out[ROUNDS])
 {
-	struct guest_cpu *g = create(translate);
+	struct guest_cpu *g = create(translate, s->deliver);
 
 	memcpy(g->ram + CODE_GPA, s->code, s->code_end - s->code);
 	if (s->kernel)
@@ -478,6 +479,192 @@ static void may_align_iret(struct guest_cpu *g, unsigned round)
 CODE(iret_aligns, "xor $0x40000, %r11d; lea 1(%rdi), %rbp; dec %r12d; cmovz %rbp, %rdx\n" IRET)
 SCENARIO(iret_alignment, user_aligns, may_align_iret, KERNEL(iret_aligns))
 
+/* --- page faults ---------------------------------------------------------------------------- */
+
+/* All that a delivery reads and stores lies in one page, which the code reads and stores to. */
+#define FAULT_IDT   (DATA_GPA + 0x100)
+#define FAULT_TSS   (DATA_GPA + 0x300)
+#define FAULT_PAGE  (DATA_GPA + 0x1000)
+#define FAULT_STACK (DATA_GPA + 0xc00) /* RSP0; the ISTs' are 64 bytes apart, above */
+#define LAST_GPA    (KERNEL_GPA + 0x800)
+
+/*
+ * Each access that may fault is followed by the label that RBP holds, where the handler goes on.
+ * Those that are reached through calls have expected returns around them. Behind one that would
+ * have set flags they are set anew: before it they were dead.
+ */
+CODE(faults,
+     "mov (%r14), %rax; mov %rax, (%r14); movaps %xmm0, %xmm1\n"
+     "1: lea 2f(%rip), %rbp; add %eax, %ebx; mov %eax, (%rdi); 2: adc %ecx, %edx\n"
+     "lea 3f(%rip), %rbp; add 24(%rdi), %rax; 3: call 7f; lea 4f(%rip), %rbp; addl $5, -8(%rdi)\n"
+     "4: lea 5f(%rip), %rbp; mov 4(%rdi), %ecx; mov %ecx, 40(%rdi); 5: lea 6f(%rip), %rbp\n"
+     "movups %xmm1, 3(%rdi); 6: lea 8f(%rip), %rbp; call *-8(%rdi); 8: sub $1, %r13d; jnz 1b; hlt\n"
+     "7: lea 9f(%rip), %rbp; push %rbx; push %rsi; cmp 16(%rdi, %r8), %rdx; 9: pop %rsi; pop %rax\n"
+     "add %eax, %ebx; ret")
+
+/* Sums up what it sees, but for arithmetic flags, which may be dead. */
+CODE(on_fault,
+     "pop %r9; add %r9, %r10; mov %cr2, %r9; add %r9, %r10; rol $7, %r10; add (%rsp), %r10\n"
+     "rol $7, %r10; add 8(%rsp), %r10; mov 16(%rsp), %r9; and $~0x8d5, %r9; add %r9, %r10\n"
+     "rol $7, %r10; add 24(%rsp), %r10; add 32(%rsp), %r10; add %rsp, %r10; pushfq; pop %r9\n"
+     "and $~0x8d5, %r9; rol $7, %r10; add %r9, %r10; mov %cs, %r9d; add %r9, %r10; mov %ss, %r9d\n"
+     "add %r9, %r10; dec %r12d; jz 1f; mov %rbp, (%rsp); iretq; 1: hlt")
+CODE(on_other,
+     "cmp %rsp, %rsp; mov (%rsp), %r8; mov 8(%rsp), %r9; mov 16(%rsp), %r11; mov %rsp, %rbp; hlt")
+
+static void set_gate(struct guest_cpu *g, unsigned vector, uint64_t to, uint64_t rest)
+{
+	uint64_t *gate = (uint64_t *)(g->ram + FAULT_IDT + 16 * vector);
+
+	gate[0] = (to & 0xffff) | (to & 0xffff0000) << 32 | rest;
+	gate[1] = to >> 32;
+}
+
+#define GATE(type, sel, ist) \
+	((uint64_t)(type) << 40 | (uint64_t)(ist) << 32 | (uint64_t)(sel) << 16)
+#define INTERRUPT_GATE 0x8e
+#define TRAP_GATE      0x8f
+
+static void fault_tables(struct guest_cpu *g)
+{
+	struct cpu *c = g->cpu;
+	uint8_t *tss = g->ram + FAULT_TSS;
+
+	gdt(g);
+	/* A check for loads and stores need not wait for the first store. */
+	for (unsigned n = 0; n < RAM_SIZE / PAGE_SIZE; n++)
+		g->pt[n] |= PTE_A | PTE_D;
+	memset(g->ram + FAULT_IDT, 0, 512);
+	for (unsigned v = EXC_DF; v <= EXC_AC; v++)
+		set_gate(g, v, LAST_GPA, GATE(INTERRUPT_GATE, CODE0, 7));
+	set_gate(g, EXC_PF, KERNEL_GPA, GATE(INTERRUPT_GATE, CODE0, 0));
+	c->idtr = (struct dtable){.base = FAULT_IDT, .limit = 511};
+	for (unsigned n = 0; n < 8; n++)
+		memcpy(tss + (n ? 0x24 + 8 * (n - 1) : 4), &(uint64_t){FAULT_STACK + 64 * n}, 8);
+	c->seg[SEG_TR] = (struct seg){.base = FAULT_TSS, .limit = 0x67, .attr = SEG_P | 0xb};
+	memcpy(g->ram + LAST_GPA, on_other_code, on_other_end - on_other_code);
+}
+
+static void faulting(struct guest_cpu *g, unsigned round)
+{
+	struct cpu *c = g->cpu;
+	uint64_t *pte = &g->pt[FAULT_PAGE >> PAGE_SHIFT];
+
+	fault_tables(g);
+	set_cpl(c, round & 1 ? 3 : 0);
+	if (c->cpl) {
+		c->seg[SEG_CS].sel = CODE3;
+		c->seg[SEG_SS].sel = DATA3;
+	}
+	c->cr4 |= CR4_OSFXSR;
+	c->vec.mxcsr = MXCSR_INIT;
+	/* Below what is compared: there are frames. */
+	c->gpr[RSP] = STACK_TOP - 0x400;
+	c->gpr[R14] = DATA_GPA + 0x800;
+	c->gpr[RDI] = FAULT_PAGE + 0x100;
+	c->gpr[R8] = 0;
+	c->gpr[R10] = 0;
+	c->gpr[R12] = 100;
+	c->gpr[R13] = 4;
+	memset(g->ram + FAULT_PAGE, 0, PAGE_SIZE);
+	*(uint64_t *)(g->ram + FAULT_PAGE + 0x100 - 8) = 1ull << 47;
+	switch (round / 2 % 6) {
+	case 0: *pte &= ~(uint64_t)PTE_P; break;
+	case 1: *pte &= ~(uint64_t)PTE_W; break;
+	case 2: *pte |= 1ull << 51; break;
+	case 3: *pte &= ~(uint64_t)PTE_U; break;
+	case 4: c->gpr[RDI] = FAULT_PAGE; break;
+	case 5:
+		g->pt[(FAULT_PAGE >> PAGE_SHIFT) + 1] = 0;
+		c->gpr[RDI] = FAULT_PAGE + 0xffe;
+		break;
+	}
+	if (round % 5 == 1)
+		c->rflags |= FLAG_AC | FLAG_NT | FLAG_DF;
+	if (round % 5 == 2)
+		c->rflags |= FLAG_AC, c->cr0 |= CR0_AM;
+	if (round % 7 == 3)
+		c->gpr[R12] = 3;
+}
+SCENARIO(faults, faults, faulting, KERNEL(on_fault), .deliver = true)
+
+/* Deliveries that are not the common ones. All that they need is in the TLB. */
+CODE(fault_once, "push %rax; mov (%r14), %rax; mov %rax, (%r14); movaps %xmm0, %xmm1; pop %rax\n"
+		 "lea 2f(%rip), %rbp; mov (%rdi), %eax; 2: cmp %eax, %ebx; lea 3f(%rip), %rbp\n"
+		 "mov %ecx, 16(%rdi); 3: cmp %eax, %ebx; hlt")
+
+static void odd_delivery(struct guest_cpu *g, unsigned round)
+{
+	struct cpu *c = g->cpu;
+	uint64_t *t, to = KERNEL_GPA;
+	unsigned type = INTERRUPT_GATE, sel = CODE0, ist = 0;
+
+	faulting(g, round & 1);
+	t = (uint64_t *)(g->ram + DATA_GPA);
+	switch (round / 2) {
+	case 0: type = TRAP_GATE; break;
+	case 1: ist = 3; break;
+	case 2: type = 0x0e; break;
+	case 3: type = 0x8c; break;
+	case 4: type = 0x9e; break;
+	case 5: sel = 0; break;
+	case 6: sel = CODE3; break;
+	case 7: sel = CODE0 | 3; break;
+	case 8: sel = DATA0; break;
+	case 9: sel = OTHER, t[OTHER / 8] = DESC_CODE64 | DESC_CONFORMING; break;
+	case 10: sel = OTHER, t[OTHER / 8] = DESC_CODE64 & ~DESC_ACCESSED; break;
+	case 11: sel = OTHER, t[OTHER / 8] = DESC_CODE32; break;
+	case 12: sel = OTHER, t[OTHER / 8] = DESC_CODE64 & ~DESC_PRESENT; break;
+	case 13: sel = OTHER, t[OTHER / 8] = DESC_CODE64 | DESC_DPL(1); break;
+	case 14: to = 1ull << 47; break;
+	case 15: c->idtr.limit = 16 * EXC_PF + 14; break;
+	case 16: c->seg[SEG_TR].limit = 4 + 6; break;
+	case 17: ist = 1, c->seg[SEG_TR].limit = 0x24 + 6; break;
+	case 18: memcpy(g->ram + FAULT_TSS + 4, &(uint64_t){FAULT_PAGE + 32}, 8); break;
+	case 19: memcpy(g->ram + FAULT_TSS + 4, &(uint64_t){FAULT_STACK + 7}, 8); break;
+	case 20: memcpy(g->ram + FAULT_TSS + 4, &(uint64_t){1ull << 63}, 8); break;
+	case 21: c->event |= CPU_EVENT_WINDOW; break;
+	case 22: c->gpr[RSP] -= 5; break;
+	case 23: c->cr4 |= CR4_SMAP, c->rflags |= FLAG_AC; break;
+	case 24: c->gpr[RDI] = 1ull << 47; break;
+	case 25: c->gpr[RDI]++, c->cr0 |= CR0_AM, c->rflags |= FLAG_AC; break;
+	}
+	set_gate(g, EXC_PF, to, GATE(type, sel, ist));
+}
+SCENARIO(fault_odd, fault_once, odd_delivery, KERNEL(on_fault), .deliver = true)
+
+/* At last the handler returns to where user code would: that then has the kernel's rights. */
+CODE(user_faults, "mov %rdi, %rbx; sub $0x1100, %rbx; 1: call 2f; mov (%rbx), %rdx; mov %cs, %eax\n"
+		  "test $3, %al; jnz 1b; hlt\n"
+		  "2: lea 4f(%rip), %rbp; mov (%rdi), %eax; 4: cmp %eax, %ebx; ret")
+CODE(fault_returns,
+     "add $8, %rsp; dec %r12d; jz 1f; mov %rbp, (%rsp); iretq\n"
+     "1: lea -0x2100(%rdi), %rbx; mov 24(%rsp), %rax; mov (%rax), %rax; push %rax; ret")
+
+static void fault_kernel_page(struct guest_cpu *g, unsigned round)
+{
+	faulting(g, 1);
+	set_gate(g, EXC_PF, KERNEL_GPA, GATE(INTERRUPT_GATE, CODE0, 0));
+	g->pt[(DATA_GPA >> PAGE_SHIFT) - 1] &= ~(uint64_t)PTE_U;
+	g->cpu->gpr[R12] = 3 + round % 5;
+}
+SCENARIO(fault_across, user_faults, fault_kernel_page, KERNEL(fault_returns), .deliver = true)
+
+/* A table that has to be told of an access, with code in it, is no fault. */
+CODE(code_in_table,
+     "call *%r15; mov (%r14), %rax; mov %rax, (%r14); lea 2f(%rip), %rbp\n"
+     "mov (%rdi), %eax; 2: cmp %eax, %ebx; call *%r15; dec %r13d; jnz 1f; hlt; 1: hlt")
+
+static void table_code(struct guest_cpu *g, unsigned round)
+{
+	faulting(g, round & 1);
+	g->pt[FAULT_PAGE >> PAGE_SHIFT] = FAULT_PAGE | PTE_P | PTE_U;
+	g->pt[300] = 0xc3;
+	g->cpu->gpr[R15] = TABLES_GPA + 0x3000 + 300 * 8;
+	g->cpu->gpr[R13] = 1;
+}
+SCENARIO(fault_table, code_in_table, table_code, KERNEL(on_fault), .deliver = true)
+
 /* --- STAC, CLAC ----------------------------------------------------------------------------- */
 
 CODE(smap, "1: call 2f; mov (%rdi), %eax; call 4f; add %eax, %ebx; call 3f; pushfq; pop %rdx\n"
@@ -566,7 +753,7 @@ static void test_sti_request(void **state)
 {
 	static const struct cpu_ops posting = {.rdtsc = request};
 	static const struct scenario s = {.code = sti_request_code};
-	struct guest_cpu *g = create(true);
+	struct guest_cpu *g = create(true, false);
 	struct cpu *c = g->cpu;
 
 	requested = g;
@@ -709,7 +896,7 @@ CODE(rdtscs,
 static void test_rdtsc_scaled(void **state)
 {
 	static const struct clock_scale scale = {1ull << 31, 12345, 1ull << 60};
-	struct guest_cpu *g = create(true);
+	struct guest_cpu *g = create(true, false);
 	struct cpu *c = g->cpu;
 
 	guest_cpu_load(g, CODE_GPA, rdtscs);
@@ -762,6 +949,10 @@ int main(void)
 		TEST(iret_drops),
 		TEST(iret_keeps),
 		TEST(iret_alignment),
+		TEST(faults),
+		TEST(fault_odd),
+		TEST(fault_across),
+		TEST(fault_table),
 		TEST(smap),
 		TEST(stac_user),
 		TEST(smap_turns),

@@ -5,6 +5,8 @@
  */
 #include "src/engine/bt/bt_int.h"
 
+#include "src/base/atomic.h"
+#include "src/x86/exc.h"
 #include "src/x86/iret.h"
 #include "src/x86/syscall.h"
 
@@ -92,4 +94,21 @@ const void *bt_iret(struct cpu *c, const struct bt_site *site)
 		return NULL;
 	keep_returns(c);
 	return target(bt, flags);
+}
+
+const void *bt_fault(struct cpu *c, const struct bt_check *k, gva_t gva)
+{
+	struct bt *bt = bt_of_code(c);
+	const struct bt_stubs *s = bt->stubs;
+	uint64_t rip = c->bt.page + k->block_off + k->block->slot[k->slot].off;
+	uint64_t flags = bt_flags_arith(c->bt.flags);
+	bool user = c->cpl == 3;
+
+	/* Handlers that fault for ever need not come to a unit that looks for requests. */
+	if (!bt->deliver || c->event || atomic_load_relaxed(&c->bt.stack_limit) == ~0ull)
+		return NULL;
+	if (!exc_quick_fault(c, gva, k->fill_write, rip, flags))
+		return NULL;
+	c->bt.go_on = target(bt, flags);
+	return e_exec(&s->e, user ? s->fault_user : s->fault_kernel);
 }

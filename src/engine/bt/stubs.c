@@ -377,6 +377,23 @@ static void emit_mode(struct bt_stubs *s, enum bt_mode mode, void *fn)
 	e_call_to(e, s->step[1]);
 }
 
+/*
+ * Jumped to with a fault delivered, its handler's code in cpu->bt.go_on and all registers loaded.
+ * What user code expects stands until IRET, as with SYSCALL; what the kernel's expects is of the
+ * handler's mode.
+ */
+static void emit_faults(struct bt_stubs *s)
+{
+	struct emit *e = &s->e;
+
+	s->fault_user = e->p;
+	e_store(e, H_RSP, CPU_OFF(bt.user_rsp));
+	bt_emit_barrier(s, e, SHADOW_BARRIER);
+	s->fault_kernel = e->p;
+	e_load(e, SCRATCH1, CPU_OFF(bt.go_on));
+	e_jmp_reg(e, SCRATCH1);
+}
+
 void bt_emit_stubs(struct bt_stubs *s)
 {
 	emit_vec_save(s);
@@ -395,5 +412,6 @@ void bt_emit_stubs(struct bt_stubs *s)
 	emit_mode(s, BT_SYSCALL, bt_syscall);
 	emit_mode(s, BT_SYSRET, bt_sysret);
 	emit_mode(s, BT_IRET, bt_iret);
+	emit_faults(s);
 	emit_enter(s);
 }
