@@ -650,6 +650,26 @@ static void fault_kernel_page(struct guest_cpu *g, unsigned round)
 }
 SCENARIO(fault_across, user_faults, fault_kernel_page, KERNEL(fault_returns), .deliver = true)
 
+/* The same from CPL 1, where POPF leaves IF alone, when the call has returned before. */
+CODE(ring1_faults, "1: call 2f; push $0x202; popfq; mov %cs, %eax; test $3, %al; jnz 1b; hlt\n"
+		   "2: dec %r13d; js 5f; ret\n"
+		   "5: lea 4f(%rip), %rbp; mov (%rdi), %eax; 4: cmp %eax, %ebx; ret")
+
+static void ring1(struct guest_cpu *g, unsigned round)
+{
+	struct cpu *c = g->cpu;
+	uint64_t *t = (uint64_t *)(g->ram + DATA_GPA);
+
+	fault_kernel_page(g, round);
+	set_cpl(c, 1);
+	t[OTHER / 8] = DESC_CODE64 | DESC_DPL(1);
+	t[ANOTHER / 8] = DESC_DATA | DESC_DPL(1);
+	c->seg[SEG_CS].sel = OTHER | 1;
+	c->seg[SEG_SS].sel = ANOTHER | 1;
+	c->rflags &= ~FLAG_IF;
+}
+SCENARIO(fault_ring1, ring1_faults, ring1, KERNEL(fault_returns), .deliver = true)
+
 /* A table that has to be told of an access, with code in it, is no fault. */
 CODE(code_in_table,
      "call *%r15; mov (%r14), %rax; mov %rax, (%r14); lea 2f(%rip), %rbp\n"
@@ -952,6 +972,7 @@ int main(void)
 		TEST(faults),
 		TEST(fault_odd),
 		TEST(fault_across),
+		TEST(fault_ring1),
 		TEST(fault_table),
 		TEST(smap),
 		TEST(stac_user),

@@ -107,6 +107,9 @@ const void *bt_fault(struct cpu *c, const struct bt_check *k, gva_t gva)
 	/* Handlers that fault for ever need not come to a unit that looks for requests. */
 	if (!bt->deliver || c->event || atomic_load_relaxed(&c->bt.stack_limit) == ~0ull)
 		return NULL;
+	/* What CPL 1 and 2 expect of returns has no place. */
+	if (c->cpl && !user)
+		return NULL;
 	if (!exc_quick_fault(c, gva, k->fill_write, rip, flags))
 		return NULL;
 	c->bt.go_on = target(bt, flags);
