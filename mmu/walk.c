@@ -329,5 +329,5 @@ int walk_quiet(struct gmem *gm, const struct walk_regs *regs, gva_t gva, unsigne
 	do {
 		r = walk_tables(&w, res);
 	} while (r == AGAIN);
-	return likely(!r) ? 0 : -EAGAIN;
+	return r == MISSING ? -EAGAIN : r;
 }

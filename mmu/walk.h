@@ -61,8 +61,8 @@ int walk(struct gmem *gm, const struct walk_regs *regs, gva_t gva, unsigned acce
 
 /*
  * The same without any effect but accessed and dirty bits: nothing is allocated, nobody is told of
- * a store. -EAGAIN if that would be needed, and for any fault (pf_error means nothing). Uses
- * general registers only. A VCPU's own thread, which does not drain its queue meanwhile.
+ * a store. -EAGAIN if that would be needed; -EFAULT with pf_error. Uses general registers only. A
+ * VCPU's own thread, which does not drain its queue meanwhile.
  */
 int walk_quiet(struct gmem *gm, const struct walk_regs *regs, gva_t gva, unsigned access,
 	       struct walk_result *res);

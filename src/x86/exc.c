@@ -191,10 +191,7 @@ static void deliver_protected(struct cpu *cpu, uint8_t vector, uint64_t rip, uin
 	if (inner)
 		cpu->seg[SEG_SS] = st.ss;
 	stack_commit(&st);
-	cpu->rflags &= ~(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM);
-	if (!g.trap)
-		cpu->rflags &= ~FLAG_IF;
-	code_commit(cpu, &t);
+	exc_enter(cpu, &t, g.trap);
 }
 
 static void deliver(struct cpu *cpu, uint64_t rip)

@@ -261,15 +261,23 @@ void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len)
 
 uint64_t mem_sys_read(struct cpu *cpu, gva_t gva, unsigned len)
 {
+	const void *p = mem_fast_in(cpu, cpu->tlb.e[TLB_SUPER], TLB_LOADS, gva, len);
 	uint64_t v = 0;
 
+	if (likely(p))
+		return load(p, len);
 	read_ctx(cpu, TLB_SUPER, gva, &v, len);
 	return v;
 }
 
 void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len)
 {
-	write_ctx(cpu, TLB_SUPER, gva, &value, len);
+	void *p = mem_fast_in(cpu, cpu->tlb.e[TLB_SUPER], TLB_STORES, gva, len);
+
+	if (likely(p))
+		store(p, value, len);
+	else
+		write_ctx(cpu, TLB_SUPER, gva, &value, len);
 }
 
 void *mem_rmw_ptr(struct cpu *cpu, gva_t gva, unsigned len)

@@ -26,14 +26,20 @@ bool mem_fill(struct cpu *cpu, gva_t gva, bool write);
 /* The same for a store that may not come: sets no dirty bit, so is false where that is clear. */
 bool mem_fill_clean(struct cpu *cpu, gva_t gva);
 
-static force_inline void *mem_fast(struct cpu *c, enum tlb_kind kind, gva_t a, unsigned len)
+static force_inline void *mem_fast_in(struct cpu *c, struct tlb_entry (*ctx)[TLB_SIZE],
+				      enum tlb_kind kind, gva_t a, unsigned len)
 {
-	struct tlb_entry *e = &c->tlb_cur[kind][tlb_index(a)];
+	struct tlb_entry *e = &ctx[kind][tlb_index(a)];
 
 	/* The last byte's page is compared with the first byte's entry: a crossing misses. */
 	if (likely(e->tag == (((a + len - 1) & PAGE_MASK) | c->tlb.tag[a >> 63])))
 		return (void *)(a + e->addend);
 	return NULL;
+}
+
+static force_inline void *mem_fast(struct cpu *c, enum tlb_kind kind, gva_t a, unsigned len)
+{
+	return mem_fast_in(c, c->tlb_cur, kind, a, len);
 }
 
 static force_inline void *mem_fast_read(struct cpu *c, gva_t a, unsigned len)
@@ -85,6 +91,16 @@ void mem_probe_write(struct cpu *cpu, gva_t gva, unsigned len);
 /* Implicit supervisor accesses (descriptor tables, TSS), whatever the CPL; cpu->cur must be set. */
 uint64_t mem_sys_read(struct cpu *cpu, gva_t gva, unsigned len);
 void mem_sys_write(struct cpu *cpu, gva_t gva, uint64_t value, unsigned len);
+/*
+ * Where such an access may be made at once: the host address of [gva, gva + len); else NULL. As
+ * mem_fill(), but it does not walk the tables.
+ */
+void *mem_sys_quick(struct cpu *cpu, gva_t gva, unsigned len, bool write);
+/*
+ * Whether an access to that byte, of the current context, is a page fault, with its error code. As
+ * mem_fill(): false, too, where that cannot be told without more.
+ */
+bool mem_fault_quick(struct cpu *cpu, gva_t gva, bool write, uint32_t *error);
 
 /*
  * Read-modify-write access: host pointer to [gva, gva + len), writable, or NULL if it is not RAM in

@@ -186,3 +186,34 @@ bool mem_fill_clean(struct cpu *c, gva_t gva)
 {
 	return fill(c, gva, true, false);
 }
+
+bool mem_fault_quick(struct cpu *c, gva_t gva, bool write, uint32_t *error)
+{
+	enum tlb_ctx ctx = mem_ctx(c);
+	struct walk_result res;
+	struct walk_regs regs;
+
+	if (ctx == TLB_ALIGN || !gva_canonical(gva))
+		return false;
+	STAT_INC(c->stats, walks);
+	mem_walk_regs(c, &regs);
+	if (walk_quiet(c->gmem, &regs, gva, mem_access(ctx, write), &res) != -EFAULT)
+		return false;
+	*error = res.pf_error;
+	return true;
+}
+
+void *mem_sys_quick(struct cpu *c, gva_t gva, unsigned len, bool write)
+{
+	enum tlb_kind kind = mem_kind(write);
+	void *p = mem_fast_in(c, c->tlb.e[TLB_SUPER], kind, gva, len);
+	const struct tlb2_entry *e;
+
+	if (likely(p))
+		return p;
+	e = mem_find(c, gva, mem_need(TLB_SUPER, write));
+	if (!e)
+		return NULL;
+	tlb_copy(&c->tlb, c->tlb.e[TLB_SUPER], kind, gva, e);
+	return mem_fast_in(c, c->tlb.e[TLB_SUPER], kind, gva, len);
+}

@@ -1,5 +1,6 @@
 #include "src/x86/syscall.h"
 
+#include "src/x86/iret.h"
 #include "src/x86/mem.h"
 
 #define SYS_LDT	      0x2
@@ -50,16 +51,6 @@ void desc_set_accessed(struct cpu *cpu, struct desc *d)
 static uint64_t desc_base_high(struct cpu *cpu, const struct desc *d)
 {
 	return mem_sys_read(cpu, d->gva + 8, 4) << 32;
-}
-
-void seg_from_desc(struct seg *seg, uint16_t sel, const struct desc *d)
-{
-	seg->sel = sel;
-	seg->base = (d->lo >> 16) | (d->hi & 0xff) << 16 | (d->hi & 0xff000000);
-	seg->attr = d->hi >> 8 & 0xf0ff;
-	seg->limit = (d->lo & 0xffff) | (d->hi & 0xf0000);
-	if (seg->attr & SEG_G)
-		seg->limit = seg->limit << 12 | 0xfff;
 }
 
 void seg_load_real(struct seg *seg, uint16_t sel)
@@ -276,14 +267,6 @@ static void check_rip(struct cpu *cpu, const struct code_target *t)
 		cpu_raise_gp(cpu);
 }
 
-void code_commit(struct cpu *cpu, const struct code_target *t)
-{
-	cpu_set_cs(cpu, t->cs);
-	cpu->rip = t->rip;
-	if (cpu->cpl != t->cpl)
-		cpu_set_cpl(cpu, t->cpl);
-}
-
 /* Reads a code descriptor; type, presence and the long-mode L/D rule. Privilege is the caller's. */
 static void code_desc(struct cpu *cpu, uint16_t sel, struct desc *d)
 {
@@ -484,24 +467,6 @@ static void outer_ss(struct cpu *cpu, uint16_t sel, unsigned cpl, bool to64, str
 	seg_from_desc(ss, sel, &d);
 }
 
-/* Data segments that the new level may not use become null. */
-static void drop_inner_segments(struct cpu *cpu)
-{
-	static const uint8_t segs[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
-
-	for (unsigned i = 0; i < ARRAY_SIZE(segs); i++) {
-		struct seg *s = &cpu->seg[segs[i]];
-		bool conforming = (s->attr & (SEG_CODE | SEG_EC)) == (SEG_CODE | SEG_EC);
-
-		if (!conforming && (s->attr & SEG_DPL) >> SEG_DPL_SHIFT < cpu->cpl) {
-			s->sel = 0;
-			s->attr = 0;
-			if (segs[i] != SEG_FS && segs[i] != SEG_GS)
-				s->base = 0;
-		}
-	}
-}
-
 /* The code segment of a far return or IRET: RPL is the new CPL and may not be inner. */
 static void return_target(struct cpu *cpu, uint16_t sel, uint64_t rip, struct code_target *t)
 {
@@ -561,22 +526,6 @@ void far_return(struct cpu *cpu, unsigned opsize, unsigned release)
 	code_commit(cpu, &t);
 }
 
-/* Which flags IRET and POPF may change at a privilege level. */
-static void iret_flags(struct cpu *cpu, uint64_t f, unsigned opsize, unsigned cpl)
-{
-	uint32_t mask = FLAG_TF | FLAG_DF | FLAG_NT;
-
-	if (opsize > 2)
-		mask |= FLAG_RF | FLAG_AC | FLAG_ID;
-	if (cpl == 0)
-		mask |= FLAG_IOPL;
-	if (cpl <= (cpu->rflags & FLAG_IOPL) >> 12)
-		mask |= FLAG_IF;
-	cpu->rflags = (cpu->rflags & ~mask) | (f & mask);
-	flags_set_arith(cpu, f);
-	cpu_update_ctx(cpu);
-}
-
 static void unblock_nmi(struct cpu *cpu)
 {
 	if (!cpu->nmi_blocked)
@@ -625,10 +574,7 @@ void seg_iret(struct cpu *cpu, unsigned opsize)
 	} else {
 		stack_commit(&st);
 	}
-	code_commit(cpu, &t);
-	iret_flags(cpu, f, opsize, old_cpl);
-	if (t.cpl > old_cpl)
-		drop_inner_segments(cpu);
+	iret_commit(cpu, &t, f, opsize);
 	unblock_nmi(cpu);
 }
 

@@ -42,7 +42,15 @@ static inline bool desc_is_conforming(const struct desc *d)
 bool desc_read(struct cpu *cpu, uint16_t sel, struct desc *d);
 /* Sets the accessed bit in memory if it is clear. */
 void desc_set_accessed(struct cpu *cpu, struct desc *d);
-void seg_from_desc(struct seg *seg, uint16_t sel, const struct desc *d);
+static inline void seg_from_desc(struct seg *seg, uint16_t sel, const struct desc *d)
+{
+	seg->sel = sel;
+	seg->base = (d->lo >> 16) | (d->hi & 0xff) << 16 | (d->hi & 0xff000000);
+	seg->attr = d->hi >> 8 & 0xf0ff;
+	seg->limit = (d->lo & 0xffff) | (d->hi & 0xf0000);
+	if (seg->attr & SEG_G)
+		seg->limit = seg->limit << 12 | 0xfff;
+}
 
 /* MOV/POP to a data segment register. */
 void seg_load(struct cpu *cpu, enum seg_index seg, uint16_t sel);
@@ -75,7 +83,6 @@ struct code_target {
 	uint64_t rip;
 	unsigned cpl;
 };
-void code_commit(struct cpu *cpu, const struct code_target *t);
 /* Every change of CS goes through here: cached code is found by rip, so its segment must be known.
  */
 static inline void cpu_set_cs(struct cpu *cpu, struct seg cs)
@@ -90,6 +97,13 @@ static inline void cpu_set_cpl(struct cpu *cpu, unsigned cpl)
 {
 	cpu->cpl = cpl;
 	cpu_update_ctx(cpu);
+}
+static inline void code_commit(struct cpu *cpu, const struct code_target *t)
+{
+	cpu_set_cs(cpu, t->cs);
+	cpu->rip = t->rip;
+	if (cpu->cpl != t->cpl)
+		cpu_set_cpl(cpu, t->cpl);
 }
 
 void far_jump(struct cpu *cpu, uint16_t sel, uint64_t off, unsigned opsize);

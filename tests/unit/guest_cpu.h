@@ -35,6 +35,7 @@ struct guest_cpu {
 	uint8_t *ram;
 	uint64_t *pt; /* entry n maps page n; present, writable, user */
 	uint32_t requests;
+	bool stop_on_exception;
 };
 
 static void guest_cpu_message(void *arg, enum shootdown_kind kind, uint64_t value)
@@ -105,6 +106,7 @@ static inline struct guest_cpu *guest_cpu_create(bool stop_on_exception)
 				    .stop_on_exception = stop_on_exception};
 
 	memset(g, 0, sizeof(*g));
+	g->stop_on_exception = stop_on_exception;
 	rcu_thread_init();
 	g->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(g->ram, MAP_FAILED);
@@ -134,7 +136,7 @@ static inline void guest_cpu_translate_after(struct guest_cpu *g, unsigned runs,
 	struct interp_config cfg = {.self = 0,
 				    .requests = &g->requests,
 				    .cache_bytes = MIB(1),
-				    .stop_on_exception = true,
+				    .stop_on_exception = g->stop_on_exception,
 				    .translate = true,
 				    .translate_after = runs,
 				    .check_every = check};

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Proves from the machine code what may be called with live vector registers: mem_fill(), bt_syscall()
-and bt_sysret().
+"""Proves from the machine code what may be called with live vector registers: mem_fill() and
+what changes the mode.
 
 mem_fill_regs.py PROGRAM SOURCE...: no function that these reach in the program uses a vector
 or x87 register, calls through a pointer, or comes from another file than these sources (or a header
@@ -77,7 +77,7 @@ def main():
     program = Program(sys.argv[1])
     sources = tuple("/" + s for s in sys.argv[2:])
     names = {program.functions[at][0] for at in program.reached("mem_fill")}
-    bad = [line for root in ("mem_fill", "bt_syscall", "bt_sysret", "bt_find")
+    bad = [line for root in ("mem_fill", "bt_syscall", "bt_sysret", "bt_iret", "bt_miss", "bt_find")
            for line in complaints(program, root, sources)]
     # The check itself: mem_fill() is followed, and what raises faults and logs does not pass, wherever
     # it comes from.

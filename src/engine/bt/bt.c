@@ -64,6 +64,7 @@ int bt_create(struct bt **out, struct block_cache *bc, const struct bt_config *c
 	bt->cpu = bc->cpu;
 	bt->hot = cfg->hot;
 	bt->counted = cfg->counted;
+	bt->deliver = cfg->deliver && !cfg->stubs->single;
 	bt->log = cfg->log;
 	bt->perf_map = cfg->perf_map;
 	bt->e.to_exec = bt->cold.to_exec = code_to_exec(bc->code);

@@ -25,6 +25,7 @@ struct bt_config {
 	struct bt_stubs *stubs;
 	uint32_t hot; /* runs after which a block is worth following when a unit is formed */
 	bool counted; /* count instructions: bt_run() ends after about max_insns of them */
+	bool deliver; /* page faults may be delivered without unwinding */
 	/* May be NULL; several VCPUs may write to one. */
 	FILE *log;	/* gets guest and host code of each unit, side by side */
 	FILE *perf_map; /* gets a line for each unit: address, size, name */

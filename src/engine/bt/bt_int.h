@@ -66,9 +66,11 @@ struct bt_check {
 	bool x87;	   /* a check of the x87 state */
 	bool write;	   /* stores are among the accesses */
 	bool fill_write;   /* the instruction at slot stores: the fill may set the dirty bit */
-	bool any_half;	   /* addresses may be in the half that the code is not in */
-	bool narrow;	   /* the accesses are as close together as accesses of one check get */
-	uint8_t place;	   /* of the group: its bit in the block's sets */
+	bool alone;	   /* the instruction at slot makes one access, at byte `access` */
+	uint16_t access;
+	bool any_half; /* addresses may be in the half that the code is not in */
+	bool narrow;   /* the accesses are as close together as accesses of one check get */
+	uint8_t place; /* of the group: its bit in the block's sets */
 };
 
 /*
@@ -94,6 +96,9 @@ static inline void bt_join(const struct emit *e, struct bt_exit *x, const struct
 	e_repatch(x->jump, (uint8_t *)(x->mem ? next->far_native : next->native) - e->to_exec);
 }
 
+/* What changes the mode in place. */
+enum bt_mode { BT_SYSCALL, BT_SYSRET, BT_IRET, BT_MODES };
+
 /*
  * Code that all compiled code shares, writable addresses. Of those with two, the second is for
  * flags that are in cpu->bt.flags already.
@@ -108,8 +113,10 @@ struct bt_stubs {
 	uint8_t *entered; /* in enter: where cpu->bt.host_rsp is set */
 	uint8_t *enter, *handed_over, *second, *not_cached, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
-	uint8_t *mode[2]; /* SYSCALL, SYSRET */
+	uint8_t *mode[BT_MODES];
 	uint8_t *mode_left;
+	/* Where to go on when a fault was delivered, from user code and from the kernel's. */
+	uint8_t *fault_user, *fault_kernel;
 	uint8_t *branch_fill; /* where a direct branch goes whose latch failed */
 	/*
 	 * stubs_tlb.c: called behind a compare that failed, with the tag it was for in SCRATCH0,
@@ -155,6 +162,7 @@ struct bt {
 	uint64_t gs_cycles;   /* what it takes to set GS: much on some virtual hosts */
 	uint32_t slice;	      /* instructions granted to this run */
 	bool counted;	      /* compiled code counts instructions, and stops after a slice */
+	bool deliver;	      /* page faults, without the run loop */
 	bool running;	      /* compiled code is on the stack */
 	uint8_t bank_seen[LATCH_BANKS]; /* so many samples found it in use, or more */
 	uint64_t sample_next;		/* by the host's clock */
@@ -217,11 +225,18 @@ void bt_note_by_hand(struct bt *bt, struct bt_site *site, bool device);
  */
 const void *bt_find(struct cpu *cpu);
 /*
- * SYSCALL, and SYSRET to 64-bit code: where to go on, or NULL for
- * the handler to do it.
+ * SYSCALL, SYSRET to 64-bit code, and IRET between such code, for which RSP is in struct cpu: where
+ * to go on, or NULL for the handler to do it.
  */
 const void *bt_syscall(struct cpu *cpu, const struct bt_site *site);
 const void *bt_sysret(struct cpu *cpu, const struct bt_site *site);
+const void *bt_iret(struct cpu *cpu, const struct bt_site *site);
+/*
+ * The only access of the check's instruction, to address gva, failed; all registers are in struct
+ * cpu. If it is a page fault and can be delivered here: where to go on, with what is in struct cpu
+ * then; else NULL.
+ */
+const void *bt_fault(struct cpu *cpu, const struct bt_check *check, gva_t gva);
 
 /*
  * Called first by what compiled code calls or leaves to: it may be another VCPU's code, reached by

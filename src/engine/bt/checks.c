@@ -271,6 +271,8 @@ static void emit_miss(struct tr *t, const struct tr_slow *s, struct bt_check *c)
 	c->write = g->write;
 	c->any_half = t->any_half;
 	c->fill_write = g->check->write && !g->check->unsure && g->check_at == g->first;
+	c->alone = g->check_at == g->first && t->in[g->first].naccs == 1 && !g->check->unsure;
+	c->access = g->check_disp - g->lo;
 	c->narrow = g->narrow;
 	c->place = g->place;
 	tr_address(t, &t->in[g->first], g->check->m, SCRATCH0, first_byte(g));

@@ -169,5 +169,5 @@ const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)
 	if (k->write && !k->fill_write ? mem_fill_clean(c, lo) : mem_fill(c, lo, k->write))
 		return k->retry;
 	bt->missed = k;
-	return NULL;
+	return k->alone ? bt_fault(c, k, lo + k->access) : NULL;
 }

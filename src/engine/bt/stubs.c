@@ -349,29 +349,50 @@ void bt_emit_quick_call(const struct bt_stubs *s, struct emit *e, void *fn)
 
 /*
  * Jumped to with the struct bt_site in SCRATCH0 and the flags in cpu->bt.flags; fn is of mode.c.
- * Kernel code expects none of the returns of user code, but these stand until SYSRET.
+ * Kernel code expects none of the returns of user code, but these stand until SYSRET or IRET.
  */
-static void emit_mode(struct bt_stubs *s, bool ret, void *fn)
+static void emit_mode(struct bt_stubs *s, enum bt_mode mode, void *fn)
 {
 	struct emit *e = &s->e;
 	uint8_t *refused;
 
-	s->mode[ret] = e->p;
+	s->mode[mode] = e->p;
 	e_store(e, SCRATCH0, CPU_OFF(bt.site));
-	if (!ret)
+	if (mode == BT_SYSCALL)
 		e_store(e, H_RSP, CPU_OFF(bt.user_rsp));
+	if (mode == BT_IRET)
+		e_store(e, H_GUEST_RSP, GPR_OFF(RSP));
 	bt_emit_quick_call(s, e, fn);
 	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
 	refused = e_jcc(e, CC_E);
-	if (ret)
-		emit_user_returns(e);
-	else
+	if (mode == BT_IRET)
+		e_load(e, H_GUEST_RSP, GPR_OFF(RSP));
+	if (mode == BT_SYSCALL)
 		bt_emit_barrier(s, e, SHADOW_BARRIER);
+	else
+		emit_user_returns(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, refused);
 	e_load(e, SCRATCH0, CPU_OFF(bt.site));
 	/* It does not come back: the handler ends the block. */
 	e_call_to(e, s->step[1]);
+}
+
+/*
+ * Jumped to with a fault delivered, its handler's code in cpu->bt.go_on and all registers loaded.
+ * What user code expects stands until IRET, as with SYSCALL; what the kernel's expects is of the
+ * handler's mode.
+ */
+static void emit_faults(struct bt_stubs *s)
+{
+	struct emit *e = &s->e;
+
+	s->fault_user = e->p;
+	e_store(e, H_RSP, CPU_OFF(bt.user_rsp));
+	bt_emit_barrier(s, e, SHADOW_BARRIER);
+	s->fault_kernel = e->p;
+	e_load(e, SCRATCH1, CPU_OFF(bt.go_on));
+	e_jmp_reg(e, SCRATCH1);
 }
 
 void bt_emit_stubs(struct bt_stubs *s)
@@ -390,7 +411,9 @@ void bt_emit_stubs(struct bt_stubs *s)
 		emit_vec_enter(s, mem);
 	}
 	bt_emit_jump_stubs(s);
-	emit_mode(s, false, bt_syscall);
-	emit_mode(s, true, bt_sysret);
+	emit_mode(s, BT_SYSCALL, bt_syscall);
+	emit_mode(s, BT_SYSRET, bt_sysret);
+	emit_mode(s, BT_IRET, bt_iret);
+	emit_faults(s);
 	emit_enter(s);
 }

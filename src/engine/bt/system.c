@@ -77,6 +77,71 @@ static bool plan_sti(struct tr_insn *in)
 	return true;
 }
 
+/* --- flags --------------------------------------------------------------------------------- */
+
+static void emit_direction(struct tr *t, struct tr_insn *in)
+{
+	bool set = in->zi.mnemonic == ZYDIS_MNEMONIC_STD;
+
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	gs_imm(t->e, set ? EXT_OR : EXT_AND, CPU_OFF(rflags), set ? FLAG_DF : ~FLAG_DF);
+}
+
+/* cpu->bt.flags = the arithmetic flags in SCRATCH0; both scratch registers go. */
+static void set_flags(struct emit *e)
+{
+	e_code(e, 0x45, 0x0f, 0xb6, 0xda); /* movzx r11d, r10b */
+	e_code(e, 0x41, 0xc1, 0xe3, 8);	   /* shl r11d, 8: AH */
+	e_code(e, 0x41, 0xc1, 0xea, 11);   /* shr r10d, 11 */
+	e_code(e, 0x41, 0x83, 0xe2, 1);	   /* and r10d, 1: OF in AL */
+	e_code(e, 0x45, 0x09, 0xda);	   /* or r10d, r11d */
+	e_store16(e, SCRATCH0, CPU_OFF(bt.flags));
+}
+
+/*
+ * To the handler: what waits for IF, single steps, another context of accesses, and IF outside CPL
+ * 0 where IOPL may allow it.
+ */
+static void emit_popf(struct tr *t, struct tr_insn *in)
+{
+	bool cpl0 = block_key_cpl0(t->b->key);
+	uint32_t keep = FLAG_DF | FLAG_NT | FLAG_ID | (cpl0 ? FLAG_IOPL | FLAG_IF : 0);
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
+	struct emit *e = t->e;
+
+	e_op_mem(e, 0x8b, SCRATCH0, &hm);
+	is_zero(e, false, CPU_OFF(event));
+	tr_slow_if(t, in, SLOW_REST, CC_NE);
+	if (!cpl0) {
+		gs_test(e, CPU_OFF(rflags), FLAG_IOPL);
+		tr_slow_if(t, in, SLOW_REST, CC_NE);
+	}
+	e_code(e, 0x45, 0x89, 0xd3);			 /* mov r11d, r10d */
+	e_gs(e, false, 0x33, SCRATCH1, CPU_OFF(rflags)); /* xor r11d, gs:[rflags] */
+	e_code(e, 0x41, 0xf7, 0xc3);			 /* test r11d, imm32 */
+	e32(e, FLAG_TF | FLAG_AC);
+	tr_slow_if(t, in, SLOW_REST, CC_NE);
+	e_code(e, 0x41, 0x81, 0xe3); /* and r11d, imm32 */
+	e32(e, keep);
+	e_gs(e, false, 0x31, SCRATCH1, CPU_OFF(rflags)); /* xor gs:[rflags], r11d */
+	set_flags(e);
+	e_lea(e, H_GUEST_RSP, H_GUEST_RSP, H_NONE, 0, 8);
+	if (in->live_out)
+		bt_emit_flags_restore(e, SCRATCH0);
+	t->addend = NO_GROUP;
+}
+
+static bool plan_popf(struct tr_insn *in)
+{
+	static const ZydisDecodedOperandMem at_rsp = {.type = ZYDIS_MEMOP_TYPE_MEM,
+						      .base = ZYDIS_REGISTER_RSP};
+
+	in->acc[in->naccs++] = (struct tr_access){.m = &at_rsp, .len = 8};
+	in->emit = emit_popf;
+	in->may_leave = true;
+	return true;
+}
+
 /* --- time ---------------------------------------------------------------------------------- */
 
 /* RDTSCP is read when all loads before it are done: an LFENCE stands for that. */
@@ -115,13 +180,20 @@ static void emit_rdtsc(struct tr *t, struct tr_insn *in)
 
 /* --- modes --------------------------------------------------------------------------------- */
 
+static enum bt_mode mode_of(const struct tr_insn *in)
+{
+	switch (in->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_SYSCALL: return BT_SYSCALL;
+	case ZYDIS_MNEMONIC_SYSRET: return BT_SYSRET;
+	default: return BT_IRET;
+	}
+}
+
 static void emit_mode(struct tr *t, struct tr_insn *in)
 {
-	uint8_t *const *stub = t->bt->stubs->mode;
-
 	tr_flags_clobber(t, in->live_in, SCRATCH0);
 	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)tr_site(t, in));
-	e_jmp_to(t->e, stub[in->zi.mnemonic == ZYDIS_MNEMONIC_SYSRET]);
+	e_jmp_to(t->e, t->bt->stubs->mode[mode_of(in)]);
 }
 
 static bool plan_mode(struct tr *t, struct tr_insn *in)
@@ -335,6 +407,7 @@ static bool plan_privileged(struct tr *t, struct tr_insn *in)
 	case ZYDIS_MNEMONIC_STAC:
 	case ZYDIS_MNEMONIC_CLAC: return plan_ac(t, in);
 	case ZYDIS_MNEMONIC_MOV: return plan_mov(in);
+	case ZYDIS_MNEMONIC_IRETQ: return plan_mode(t, in);
 	case ZYDIS_MNEMONIC_SYSRET: return in->zi.operand_width == 64 && plan_mode(t, in);
 	default: return false;
 	}
@@ -358,6 +431,9 @@ bool tr_plan_system(struct tr *t, struct tr_insn *in)
 		if (plan_mov_from_seg(in))
 			return true;
 		break;
+	case ZYDIS_MNEMONIC_POPFQ: return plan_popf(in);
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD: in->emit = emit_direction; return true;
 	default: break;
 	}
 	return block_key_cpl0(t->b->key) && plan_privileged(t, in);

@@ -69,6 +69,7 @@ static int create_bt(struct interp *in, const struct interp_config *cfg)
 {
 	struct bt_config bt = {.stubs = in->vm->stubs,
 			       .counted = !cfg->until_kicked,
+			       .deliver = !cfg->stop_on_exception,
 			       .log = cfg->bt_log,
 			       .perf_map = cfg->perf_map};
 	int r;
