@@ -21,28 +21,44 @@ static uint64_t *second_page(struct guest_cpu *g)
 	return &g->pt[(DATA_GPA >> PAGE_SHIFT) + 1];
 }
 
-/* The second page is there or not, and was not accessed before. */
+/*
+ * The second page is there or not, and was not accessed before. It does not lie behind the first
+ * one in the guest's memory, so not in the host's.
+ */
 static void map_second(struct guest_cpu *g, bool present)
 {
-	uint64_t *e = second_page(g);
-
-	*e = (*e & PAGE_MASK) | PTE_W | PTE_U | (present ? PTE_P : 0);
+	*second_page(g) = (DATA_GPA + 5 * PAGE_SIZE) | PTE_W | PTE_U | (present ? PTE_P : 0);
 }
 
-/*
- * A bit of the operand, which is in the second page, or one far from it. What is not stored to does
- * not become dirty, which is seen in the next round.
- */
-CODE(far_bits, "lea 0x1000(%rdi), %r15; mov %rdx, (%rdi); btr %rcx, (%r15); adc %rax, %rbx\n"
-	       "bt %rcx, (%r15); adc %rbx, (%rdi); ud2")
+/* Bits of an operand at the end of the first page, or just behind it, or far from it. */
+CODE(far_bits,
+     "mov %rdx, 8(%rdi); lea 0xff8(%rdi), %r15; btr %rcx, (%r15); adc %rax, %rbx; bt %rcx, (%r15)\n"
+     "adc %rbx, (%rdi); ud2")
 
 static void any_far_bit(struct guest_cpu *g, unsigned round)
 {
-	g->cpu->gpr[RDX] = *second_page(g);
+	static const int64_t bits[] = {63, 64, 65, -1, 127, -0x7000};
+
 	map_second(g, round % 5);
-	g->cpu->gpr[RCX] = round % 2 ? 5 : -0x8000 + 3 * (int64_t)round;
+	memset(g->ram + DATA_GPA + PAGE_SIZE, round, PAGE_SIZE);
+	memset(g->ram + DATA_GPA + 5 * PAGE_SIZE, ~round, PAGE_SIZE);
+	g->cpu->gpr[RCX] = bits[round % 6];
 }
 SCENARIO(far_bits, far_bits, any_far_bit)
+
+/*
+ * The operand is in the second page, the bit is not. What is not stored to does not become dirty,
+ * and need not even be there.
+ */
+CODE(clean, "lea 0x1000(%rdi), %r15; btr %rcx, (%r15); adc %rax, (%rdi)\n"
+	    "mov 0x80000 + 0x3000 + 8 * 0x21, %rdx; and $0x40, %edx; ud2")
+
+static void far_away(struct guest_cpu *g, unsigned round)
+{
+	map_second(g, round % 5);
+	g->cpu->gpr[RCX] = -0x7000 - (int64_t)round;
+}
+SCENARIO(clean, clean, far_away)
 
 #define REP(insn)                                                                          \
 	"adc %rdi, %rbx; add %rsi, %rbp; lea (%r15, %r13), %rdi; lea (%r15, %r10), %rsi\n" \
@@ -67,6 +83,20 @@ static void any_string(struct guest_cpu *g, unsigned round)
 }
 SCENARIO(strings, strings, any_string)
 
+/* So many that their bytes come round, up to the page that is not there. */
+CODE(endless, "mov %rax, (%rdi); rep stosq; ud2")
+
+static void any_endless(struct guest_cpu *g, unsigned round)
+{
+	static const uint64_t counts[] = {1ull << 61, (1ull << 61) + 1, 5ull << 61, ~0ull,
+					  1ull << 63};
+
+	map_second(g, false);
+	g->cpu->gpr[RCX] = counts[round % 5];
+	g->cpu->gpr[RDI] += round % 3 ? 16 : 0xff0;
+}
+SCENARIO(endless, endless, any_endless)
+
 CODE(pair, "lea 16(%rdi), %r15\n"
 	   "1: mov (%r15), %rax; mov 8(%r15), %rdx; test $1, %r12d; jz 2f; not %rdx\n"
 	   "2: mov %r8, %rbx; mov %r9, %rcx; cmp %r8, %rbp; lock cmpxchg16b (%r15, %r13)\n"
@@ -81,10 +111,7 @@ SCENARIO(pair, pair, any_pair)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(bits),
-		TEST(far_bits),
-		TEST(strings),
-		TEST(pair),
+		TEST(bits), TEST(far_bits), TEST(clean), TEST(endless), TEST(strings), TEST(pair),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

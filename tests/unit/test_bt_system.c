@@ -533,6 +533,17 @@ static void table_code(struct guest_cpu *g, unsigned round)
 }
 SCENARIO(fault_table, code_in_table, table_code, KERNEL(on_fault), .deliver = true)
 
+/* The page of the operand is not there, or that of a bit far away. */
+CODE(bit_faults, "mov (%r14), %rax; mov %rax, (%r14); 1: lea 2f(%rip), %rbp\n"
+		 "2: add $0x8001, %rcx; sub $1, %r13d; jnz 1b; hlt")
+
+static void faulting_bit(struct guest_cpu *g, unsigned round)
+{
+	faulting(g, round & 1);
+	g->cpu->gpr[RCX] = round & 2 ? 3 : -0x8000 + (int64_t)round;
+}
+SCENARIO(fault_bit, bit_faults, faulting_bit, KERNEL(on_fault), .deliver = true)
+
 /* --- STAC, CLAC ----------------------------------------------------------------------------- */
 
 CODE(smap, "1: call 2f; mov (%rdi), %eax; call 4f; add %eax, %ebx; call 3f; pushfq; pop %rdx\n"
@@ -821,9 +832,12 @@ static void any_bases(struct guest_cpu *g, unsigned round)
 	c->cr4 |= round % 5 == 4 ? 0 : CR4_FSGSBASE;
 	for (unsigned n = 0; n < 64; n += 8)
 		g->ram[DATA_GPA + n] = n + round;
+	/* The second page lies elsewhere. */
+	g->pt[(DATA_GPA >> PAGE_SHIFT) + 1] = (DATA_GPA + 5 * PAGE_SIZE) | PTE_P | PTE_W | PTE_U;
+	memset(g->ram + DATA_GPA + 5 * PAGE_SIZE, round + 7, 64);
 	c->seg[SEG_FS].base = DATA_GPA;
 	c->gpr[R14] = 8;
-	c->gpr[R13] = round % 7 == 3 ? 1ull << 47 : DATA_GPA + 16;
+	c->gpr[R13] = round % 7 == 3 ? 1ull << 47 : DATA_GPA + PAGE_SIZE + 16;
 	c->gpr[R15] = round % 7 == 5 ? 1ull << 63 : DATA_GPA + 24;
 }
 SCENARIO(bases, bases, any_bases)
@@ -853,6 +867,7 @@ int main(void)
 		TEST(fault_across),
 		TEST(fault_ring1),
 		TEST(fault_table),
+		TEST(fault_bit),
 		TEST(smap),
 		TEST(stac_user),
 		TEST(smap_turns),
