@@ -8,9 +8,9 @@
  * whether the page, the address space and the time since the last flush are the same. Tags are
  * numbered; each lies at least 2^49 from all others and from 0, and canonical addresses of one half
  * or of both are less than 2^48 apart. So no canonical address matches a latch that was filled
- * under another tag, nor one that was never filled. An address that is not canonical might: it
- * would be one secret distance of 2^41 away, and the host's access then be to an address that is
- * not canonical either.
+ * under another tag, nor one that was never filled or counts runs: that has less than 2^32 there.
+ * An address that is not canonical might: it would be one secret distance of 2^41 away, and the
+ * host's access then be to an address that is not canonical either.
  *
  * To flush is to take a new tag: one for the lower half of each PCID, and one for the upper half.
  *
@@ -34,10 +34,11 @@
 #define LATCH_BANKS   8u
 
 struct latch {
-	uint64_t base; /* page address + tag */
+	uint64_t base; /* page address + tag; or a count of runs, in the lower half */
 	union {
-		uint64_t addend; /* host address - guest virtual address */
-		uint64_t native; /* of a branch's latch: the host code of its target */
+		uint64_t addend;  /* host address - guest virtual address */
+		uint64_t native;  /* of a branch's latch: the host code of its target */
+		uint64_t counted; /* of a count: when it was looked at, in units of code_now() */
 	};
 };
 

@@ -568,8 +568,11 @@ static void test_retry(void **state)
 
 #define RUNS 400u
 
-/* Whether the code that such runs lead to fills a latch; pause: after how many some time passes. */
-static bool gets_latch(unsigned pause)
+/*
+ * Whether the code that such runs lead to fills a latch; pause: after how many some time passes.
+ * Then so many more come, at such a distance.
+ */
+static bool gets_latch_later(unsigned pause, unsigned more, uint32_t distance)
 {
 	struct guest_cpu *g;
 	void *state;
@@ -582,12 +585,21 @@ static bool gets_latch(unsigned pause)
 	for (unsigned n = 0; n < RUNS; n++) {
 		/* Twice what the second half of them may take. */
 		if (n == pause)
-			spin(4000 * RUNS);
+			spin(1000 * RUNS);
+		assert_int_equal(run(g, LOAD_GPA, DATA_GPA), INTERP_HALT);
+	}
+	for (unsigned n = 0; n < more; n++) {
+		spin(distance);
 		assert_int_equal(run(g, LOAD_GPA, DATA_GPA), INTERP_HALT);
 	}
 	filled = g->cpu->bt.fills;
 	teardown(&state);
 	return filled;
+}
+
+static bool gets_latch(unsigned pause)
+{
+	return gets_latch_later(pause, 0, 0);
 }
 
 /* What runs seldom has no latches. */
@@ -597,6 +609,10 @@ static void test_seldom(void **state)
 	assert_false(gets_latch(RUNS - 1));
 	/* What was long before the code ran often does not count. */
 	assert_true(gets_latch(1));
+	/* Later the code may run often: when that was seen twice, from one count to the next. */
+	assert_false(gets_latch_later(RUNS - 1, 400, 0));
+	assert_true(gets_latch_later(RUNS - 1, 600, 0));
+	assert_false(gets_latch_later(RUNS - 1, 600, 300));
 }
 
 static void switch_spaces(struct guest_cpu *g)

@@ -169,6 +169,8 @@ static void redo(struct bt *bt)
 	atomic_store_relaxed(&unit->narrow, 0);
 	atomic_store_relaxed(&unit->by_hand, 0);
 	atomic_store_relaxed(&unit->lookups, 0);
+	/* It may have been about to get latches. */
+	atomic_store_relaxed(&unit->seldom, true);
 }
 
 static void finish(struct bt *bt)

@@ -68,9 +68,10 @@ struct bt_check {
 	bool fill_write;   /* the instruction at slot stores: the fill may set the dirty bit */
 	bool alone;	   /* the instruction at slot makes one access, at byte `access` */
 	uint16_t access;
-	bool any_half; /* addresses may be in the half that the code is not in */
-	bool narrow;   /* the accesses are as close together as accesses of one check get */
-	uint8_t place; /* of the group: its bit in the block's sets */
+	bool any_half;	/* addresses may be in the half that the code is not in */
+	bool narrow;	/* the accesses are as close together as accesses of one check get */
+	uint8_t place;	/* of the group: its bit in the block's sets */
+	uint32_t latch; /* not of a check: where the runs of the unit are counted */
 };
 
 /*
@@ -110,6 +111,7 @@ struct bt_stubs {
 	bool single;		 /* compiled code returns after each unit */
 	uint64_t published;	 /* units so far; written under the code cache's lock */
 	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
+	uint8_t *ran;	  /* jumped to with the struct bt_check of a count of runs in SCRATCH0 */
 	uint8_t *entered; /* in enter: where cpu->bt.host_rsp is set */
 	uint8_t *enter, *handed_over, *second, *not_cached, *no_native, *ret_miss, *underflow;
 	uint8_t *vec_save, *vec_load, *x87_save, *x87_load;
@@ -219,6 +221,10 @@ const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
  */
 void bt_note_device(struct bt *bt, const struct bt_check *check);
 void bt_note_by_hand(struct bt *bt, struct bt_site *site, bool device);
+
+/* The same file, called as bt_miss() is: a unit that runs seldom has run BT_RUNS times. */
+#define BT_RUNS 256
+const uint8_t *bt_ran(struct cpu *cpu, const struct bt_check *check);
 
 /*
  * mode.c: called as bt_miss() is. The compiled code for cpu->rip, or NULL; the mode is what it was.

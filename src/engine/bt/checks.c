@@ -182,6 +182,8 @@ static bool wants_latch(const struct tr *t, const struct tr_group *g)
 	/* Which tag to add is not known, or nothing is ever filled. */
 	if (t->any_half || t->ctx == TLB_ALIGN)
 		return false;
+	if (t->seldom && !g->stack)
+		return false;
 	return !(atomic_load_relaxed(&t->b->lookups) >> g->place & 1);
 }
 

@@ -312,7 +312,7 @@ static const struct {
 	STUB(vec_enter),  STUB(enter),	     STUB(second),   STUB(ret_miss), STUB(not_cached),
 	STUB(no_native),  STUB(handed_over), STUB(vec_save), STUB(vec_load), STUB(x87_save),
 	STUB(x87_load),	  STUB(underflow),   STUB(mode),     STUB(refill),   STUB(mode_left),
-	STUB(latch_fill), STUB(branch_fill), STUB(string),
+	STUB(latch_fill), STUB(branch_fill), STUB(string),   STUB(ran),
 };
 
 #define STUB_SYMBOLS 96

@@ -17,6 +17,9 @@
 #define PLAIN_RUNS 256u
 #define MAX_FADED  8
 
+/* Mean distance of runs, in units of code_now(), of code that does not run seldom after all. */
+#define OFTEN_TICKS 250
+
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
 #define FILL_CYCLES 800
@@ -144,6 +147,27 @@ static void note_fills(struct bt *bt, const struct bt_check *k)
 	} else if (want_redo(bt, unit)) {
 		add_bit(&unit->lookups, bit);
 	}
+}
+
+/*
+ * A unit that was compiled as one that runs seldom gets latches if it does not, on this VCPU and by
+ * the bank in use.
+ */
+const uint8_t *bt_ran(struct cpu *c, const struct bt_check *k)
+{
+	struct bt *bt = bt_of_code(c);
+	struct latches *all = &cpu_alias(c, bt->bank)->tlb.latches;
+	unsigned half = k->latch / LATCHES, n = k->latch % LATCHES;
+	struct latch *l = &all->latch[half][n];
+	uint32_t now = code_now(), took = now - (uint32_t)l->counted;
+
+	if (!atomic_load_relaxed(&k->unit->seldom))
+		refresh(bt, k->unit);
+	else if (took < BT_RUNS * OFTEN_TICKS && want_redo(bt, k->unit))
+		atomic_store_relaxed(&k->unit->seldom, false);
+	*l = (struct latch){.counted = now};
+	all->touched[half][n / LATCH_PIECE] = 1;
+	return k->retry;
 }
 
 const uint8_t *bt_miss(struct cpu *c, const struct bt_check *k, gva_t lo)

@@ -395,6 +395,13 @@ static void emit_faults(struct bt_stubs *s)
 	e_jmp_reg(e, SCRATCH1);
 }
 
+static void emit_ran(struct bt_stubs *s)
+{
+	s->ran = s->e.p;
+	bt_emit_quick_call(s, &s->e, bt_ran);
+	e_jmp_reg(&s->e, SCRATCH1);
+}
+
 void bt_emit_stubs(struct bt_stubs *s)
 {
 	emit_vec_save(s);
@@ -415,5 +422,6 @@ void bt_emit_stubs(struct bt_stubs *s)
 	emit_mode(s, BT_SYSRET, bt_sysret);
 	emit_mode(s, BT_IRET, bt_iret);
 	emit_faults(s);
+	emit_ran(s);
 	emit_enter(s);
 }

@@ -5,7 +5,7 @@
 #include "src/engine/interp/ops_sys.h"
 
 /* Mean distance of two runs, in units of code_now(), above which code runs seldom. */
-#define SELDOM_TICKS 4000u
+#define SELDOM_TICKS 1000u
 
 static OP(op_bt_next)
 {
@@ -110,6 +110,39 @@ static void emit_poll_exit(struct tr *t, uint8_t *const from[2], unsigned n)
 	e_jmp_to(t->e, t->bt->stubs->leave[t->in[0].live_in != 0]);
 }
 
+/*
+ * A unit that runs seldom counts its runs in the place of a latch, in upper bits of a word that
+ * becomes negative. Returns the jump taken then, or NULL.
+ */
+static uint8_t *emit_count(struct tr *t, uint32_t *latch)
+{
+	struct emit *e = t->e;
+
+	*latch = NO_LATCH;
+	if (t->seldom && !t->bt->stubs->single)
+		*latch = code_alloc_latch(&t->bt->bc->room, t->upper);
+	if (*latch == NO_LATCH)
+		return NULL;
+	tr_flags_clobber(t, t->in[0].live_in, SCRATCH0);
+	e_code(e, 0x65, 0x81); /* add dword gs:[latch], imm32 */
+	e_field(e, 0, TR_LATCH(*latch, base), 4), e32(e, (1u << 31) / BT_RUNS);
+	return e_jcc(e, CC_S);
+}
+
+static void emit_counted(struct tr *t, uint8_t *from, const uint8_t *behind, uint32_t latch)
+{
+	struct bt_check *c;
+
+	if (!from)
+		return;
+	c = tr_check(t, &t->in[0]);
+	c->retry = e_exec(t->e, (uint8_t *)behind);
+	c->latch = latch;
+	e_patch_here(t->e, from);
+	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)c);
+	e_jmp_to(t->e, t->bt->stubs->ran);
+}
+
 static void emit_exits(struct tr *t)
 {
 	struct emit *e = t->e;
@@ -188,6 +221,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->exit_key = b->key;
 	t->upper = block_key_upper(b->key);
 	t->any_half = b->any_half || t->ctx == TLB_SUPER_AC;
+	t->seldom = atomic_load_relaxed(&b->seldom);
 	t->by_hand = atomic_load_relaxed(&b->by_hand);
 	t->nback = 0;
 	t->failed = false;
@@ -200,7 +234,7 @@ static bool clobbers_first(const struct tr *t)
 {
 	unsigned g = 0;
 
-	if (t->polls || t->bt->counted)
+	if (t->polls || t->seldom || t->bt->counted)
 		return true;
 	for (unsigned n = 0; n < t->n; n++) {
 		const struct tr_insn *in = &t->in[n];
@@ -276,7 +310,8 @@ static void add_strip(struct tr *t)
 /* All code of the unit; false if there is too little room. */
 static bool emit_unit(struct tr *t)
 {
-	uint8_t *poll[2];
+	uint8_t *poll[2], *count, *behind;
+	uint32_t latch;
 	unsigned npolls;
 	bool mem;
 
@@ -289,12 +324,15 @@ static bool emit_unit(struct tr *t)
 		tr_place_x87_check(t);
 	mem = t->flags_mem = t->in[0].live_in && clobbers_first(t);
 	npolls = emit_poll(t, poll);
+	count = emit_count(t, &latch);
+	behind = t->e->p;
 	emit_body(t);
 	if (t->bt->e.full)
 		return false;
 	t->e = &t->bt->cold;
 	emit_entries(t, mem);
 	emit_poll_exit(t, poll, npolls);
+	emit_counted(t, count, behind, latch);
 	emit_cold(t);
 	if (tr_has_strip(t))
 		add_strip(t);
@@ -394,7 +432,7 @@ static bool translate_in_room(struct bt *bt, struct block *b)
 }
 
 /*
- * Code that runs less often than about five hundred times a second. By its next turn other code has
+ * Code that runs less often than about two thousand times a second. By its next turn other code has
  * driven its latches out of the host's caches, which is worse than a look-up: the entries that this
  * reads, one for each page of data, stay there.
  */
@@ -406,7 +444,7 @@ static bool runs_seldom(const struct bt *bt, const struct block *b)
 bool bt_translate(struct bt *bt, struct block *b)
 {
 	if (!atomic_load_relaxed(&b->native) && runs_seldom(bt, b))
-		atomic_store_relaxed(&b->lookups, ~0ull);
+		atomic_store_relaxed(&b->seldom, true);
 	return translate_in_room(bt, b) ||
 	       (block_cache_take_room(bt->bc) && translate_in_room(bt, b));
 }

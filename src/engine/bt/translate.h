@@ -215,6 +215,7 @@ struct tr {
 	unsigned ctx;	    /* enum tlb_ctx */
 	bool upper;	    /* the code is in the upper half of addresses */
 	bool any_half;	    /* data may be in the other half */
+	bool seldom;	    /* the unit runs so seldom that its checks have no latches */
 	uint64_t by_hand;   /* what the block's was when it started */
 	uint32_t exit_key;  /* of blocks that exits lead to */
 	unsigned vec_level; /* what vector instructions of the unit need: BT_VEC_*, 0: there are
