@@ -114,7 +114,7 @@ static void emit_poll_exit(struct tr *t, uint8_t *const from[2], unsigned n)
  * A unit that runs seldom counts its runs in the place of a latch, in upper bits of a word that
  * becomes negative. Returns the jump taken then, or NULL.
  */
-static uint8_t *emit_count(struct tr *t, uint32_t *latch)
+static uint8_t *emit_runs(struct tr *t, uint32_t *latch)
 {
 	struct emit *e = t->e;
 
@@ -129,7 +129,7 @@ static uint8_t *emit_count(struct tr *t, uint32_t *latch)
 	return e_jcc(e, CC_S);
 }
 
-static void emit_counted(struct tr *t, uint8_t *from, const uint8_t *behind, uint32_t latch)
+static void emit_ran(struct tr *t, uint8_t *from, const uint8_t *behind, uint32_t latch)
 {
 	struct bt_check *c;
 
@@ -310,7 +310,7 @@ static void add_strip(struct tr *t)
 /* All code of the unit; false if there is too little room. */
 static bool emit_unit(struct tr *t)
 {
-	uint8_t *poll[2], *count, *behind;
+	uint8_t *poll[2], *runs, *behind;
 	uint32_t latch;
 	unsigned npolls;
 	bool mem;
@@ -324,7 +324,7 @@ static bool emit_unit(struct tr *t)
 		tr_place_x87_check(t);
 	mem = t->flags_mem = t->in[0].live_in && clobbers_first(t);
 	npolls = emit_poll(t, poll);
-	count = emit_count(t, &latch);
+	runs = emit_runs(t, &latch);
 	behind = t->e->p;
 	emit_body(t);
 	if (t->bt->e.full)
@@ -332,7 +332,7 @@ static bool emit_unit(struct tr *t)
 	t->e = &t->bt->cold;
 	emit_entries(t, mem);
 	emit_poll_exit(t, poll, npolls);
-	emit_counted(t, count, behind, latch);
+	emit_ran(t, runs, behind, latch);
 	emit_cold(t);
 	if (tr_has_strip(t))
 		add_strip(t);
