@@ -611,7 +611,7 @@ static void test_seldom(void **state)
 	assert_true(gets_latch(1));
 	/* Later the code may run often: when that was seen twice, from one count to the next. */
 	assert_false(gets_latch_later(RUNS - 1, 400, 0));
-	assert_true(gets_latch_later(RUNS - 1, 600, 0));
+	assert_true(gets_latch_later(RUNS - 1, 6000, 0));
 	assert_false(gets_latch_later(RUNS - 1, 600, 300));
 }
 

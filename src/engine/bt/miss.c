@@ -18,7 +18,7 @@
 #define MAX_FADED  8
 
 /* Mean distance of runs, in units of code_now(), of code that does not run seldom after all. */
-#define OFTEN_TICKS 250
+#define OFTEN_TICKS 100
 
 #define FILLS_SAMPLE 256
 /* Mean distance of fills, in cycles of the host's clock, below which some cost too much. */
