@@ -199,6 +199,13 @@ void bt_emit_lookup_miss(const struct bt_stubs *s, struct emit *e, uint8_t *miss
 void bt_emit_x87_stubs(struct bt_stubs *s);
 /* stubs_tlb.c */
 void bt_emit_refill_stubs(struct bt_stubs *s);
+/*
+ * SCRATCH1 = the addend of the page of bytes, the address of the first of which is there and that
+ * of the last in SCRATCH0: the entry is of the one's page, the tag of the other's. half: that of
+ * the addresses. Clobbers both and the flags. Returns the jump that is taken if it is not there.
+ */
+#define BT_ANY_HALF 2
+uint8_t *bt_emit_first_level(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind, unsigned half);
 /* stubs_string.c */
 void bt_emit_string_stubs(struct bt_stubs *s);
 

@@ -4,30 +4,7 @@
  */
 #include "src/engine/bt/translate.h"
 
-_Static_assert(sizeof(struct tlb_entry) == 16, "the index is shifted by 4");
-
-#define INDEX_SHIFT (PAGE_SHIFT - 4)
-#define INDEX_MASK  ((TLB_SIZE - 1) << 4)
-
 /* --- the look-up ------------------------------------------------------------------------------ */
-
-static void emit_tag(struct tr *t)
-{
-	struct emit *e = t->e;
-	uint8_t *upper, *done;
-
-	if (!t->any_half) {
-		e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8 * t->upper);
-		return;
-	}
-	e_code(e, 0x4d, 0x85, 0xd2); /* test r10, r10 */
-	upper = e_jcc(e, CC_S);
-	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag));
-	done = e_jmp(e);
-	e_patch_here(e, upper);
-	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8);
-	e_patch_here(e, done);
-}
 
 /* From the address of the group's first access, with the registers as at the check. */
 static int64_t first_byte(const struct tr_group *g)
@@ -63,18 +40,7 @@ static void emit_span(struct tr *t, struct tr_slow *s)
 
 uint8_t *tr_first_level(struct tr *t, const struct tr_group *g)
 {
-	size_t entry = CPU_OFF(tlb.e[t->ctx][kind_of(g)]);
-	struct emit *e = t->e;
-	uint8_t *other;
-
-	e_code(e, 0x49, 0xc1, 0xeb, INDEX_SHIFT);		  /* shr r11, imm8 */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, INDEX_MASK);	  /* and r11d, imm32 */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
-	emit_tag(t);
-	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
-	other = e_jcc(e, CC_NE);
-	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
-	return other;
+	return bt_emit_first_level(t->e, t->ctx, kind_of(g), t->any_half ? BT_ANY_HALF : t->upper);
 }
 
 /* As tr_first_level(); out of line if it is not there. */

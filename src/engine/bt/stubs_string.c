@@ -4,42 +4,16 @@
  */
 #include "src/engine/bt/bt_int.h"
 
-_Static_assert(sizeof(struct tlb_entry) == 16, "the index is shifted by 4");
-
-/* SCRATCH0 += the tag of its half of addresses. */
-static void emit_tag(struct emit *e)
-{
-	uint8_t *upper, *done;
-
-	e_code(e, 0x4d, 0x85, 0xd2); /* test r10, r10 */
-	upper = e_jcc(e, CC_S);
-	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag));
-	done = e_jmp(e);
-	e_patch_here(e, upper);
-	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8);
-	e_patch_here(e, done);
-}
-
 /*
- * SCRATCH1 = the addend of the page of all bytes from reg on. The entry is of the first byte's page
- * and the tag of the last one's. Returns the jump that is taken if it is not there.
+ * SCRATCH1 = the addend of the page of all bytes from reg on. Returns the jump that is taken if it
+ * is not there.
  */
 static uint8_t *emit_find(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind, unsigned reg,
 			  unsigned size)
 {
-	size_t entry = CPU_OFF(tlb.e[ctx][kind]);
-	uint8_t *none;
-
 	e_lea(e, SCRATCH0, reg, H_RCX, size, -1);
 	e_mov_rr(e, SCRATCH1, reg);
-	e_code(e, 0x49, 0xc1, 0xeb, PAGE_SHIFT - 4);		  /* shr r11, imm8 */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, (TLB_SIZE - 1) << 4); /* and r11d, imm32 */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
-	emit_tag(e);
-	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
-	none = e_jcc(e, CC_NE);
-	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
-	return none;
+	return bt_emit_first_level(e, ctx, kind, BT_ANY_HALF);
 }
 
 /* add or sub reg, r */

@@ -11,6 +11,44 @@ _Static_assert(sizeof(struct tlb_entry) == 16 && sizeof(struct tlb2_entry) == 16
 #define TAG   (CPU_OFF(tlb.e2) + offsetof(struct tlb2_entry, tag))
 #define WHERE (CPU_OFF(tlb.e2) + offsetof(struct tlb2_entry, where))
 
+/* SCRATCH0 += the tag of a half of addresses. */
+static void emit_tag(struct emit *e, unsigned half)
+{
+	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8 * half);
+}
+
+/* ... of the half that it is in. */
+static void emit_own_tag(struct emit *e)
+{
+	uint8_t *upper, *done;
+
+	e_code(e, 0x4d, 0x85, 0xd2); /* test r10, r10 */
+	upper = e_jcc(e, CC_S);
+	emit_tag(e, 0);
+	done = e_jmp(e);
+	e_patch_here(e, upper);
+	emit_tag(e, 1);
+	e_patch_here(e, done);
+}
+
+uint8_t *bt_emit_first_level(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind, unsigned half)
+{
+	size_t entry = CPU_OFF(tlb.e[ctx][kind]);
+	uint8_t *other;
+
+	e_code(e, 0x49, 0xc1, 0xeb, PAGE_SHIFT - 4);		  /* shr r11, imm8 */
+	e_code(e, 0x41, 0x81, 0xe3), e32(e, (TLB_SIZE - 1) << 4); /* and r11d, imm32 */
+	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
+	if (half == BT_ANY_HALF)
+		emit_own_tag(e);
+	else
+		emit_tag(e, half);
+	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
+	other = e_jcc(e, CC_NE);
+	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
+	return other;
+}
+
 /* R11 = the addend; to the first level's entry, whose offset in its array the low bits of RAX are.
  */
 static void emit_fill(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind)
@@ -119,16 +157,9 @@ static void emit_latch_store(struct emit *e, bool upper)
 static uint8_t *emit_latch_fill(const struct bt_stubs *s, struct emit *e, enum tlb_ctx ctx,
 				enum tlb_kind kind, bool upper)
 {
-	size_t entry = CPU_OFF(tlb.e[ctx][kind]);
 	uint8_t *start = e->p, *have, *other, *sample;
 
-	e_code(e, 0x49, 0xc1, 0xeb, PAGE_SHIFT - 4);		  /* shr r11, imm8 */
-	e_code(e, 0x41, 0x81, 0xe3), e32(e, (TLB_SIZE - 1) << 4); /* and r11d, imm32 */
-	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
-	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(tlb.tag) + 8 * upper);
-	e_gs_base(e, 0x39, SCRATCH0, SCRATCH1, entry + offsetof(struct tlb_entry, tag));
-	other = e_jcc(e, CC_NE);
-	e_gs_base(e, 0x8b, SCRATCH1, SCRATCH1, entry + offsetof(struct tlb_entry, addend));
+	other = bt_emit_first_level(e, ctx, kind, upper);
 	have = e->p;
 	e_code(e, 0x65, 0x83, 0x2c, 0x25); /* sub dword gs:[fills], 1 */
 	e32(e, CPU_OFF(bt.fills));
