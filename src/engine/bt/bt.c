@@ -208,6 +208,8 @@ void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->stubs->enter);
 
 	sample_bank(bt);
+	if (!bt_same_place(bt))
+		c->bt.kept_bytes = 0;
 	bt_enter_block(bt);
 	c->bt.exit = NULL;
 	c->bt.branch = NULL;

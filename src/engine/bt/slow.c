@@ -60,6 +60,7 @@ static const void *next_code(struct bt *bt, struct cpu *c)
 /* State is in struct cpu: to leave with, or to go on with. */
 static void handed_over(struct bt *bt, struct cpu *c)
 {
+	c->bt.other_place = !bt_same_place(bt);
 	c->bt.go_on = next_code(bt, c);
 	bt->in_cpu = !c->bt.go_on;
 }

@@ -158,6 +158,59 @@ void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier)
 }
 
 /*
+ * The upper part of the shadow stack stays, for the next time that compiled code is entered: the
+ * run loop has returned to the same function by then, more often than not. Clobbers RCX, RSI, RDI.
+ */
+static void emit_keep_returns(const struct bt_stubs *s, struct emit *e)
+{
+	if (s->single)
+		return;
+	e_load(e, H_RCX, CPU_OFF(bt.user_rsp));
+	e_code(e, 0x48, 0x29, 0xe1); /* sub rcx, rsp */
+	e_store(e, H_RCX, CPU_OFF(bt.kept_user));
+	e_load(e, H_RCX, CPU_OFF(bt.host_rsp));
+	e_code(e, 0x48, 0x29, 0xe1); /* sub rcx, rsp */
+	e_mov_imm32(e, H_RSI, sizeof(((struct cpu *)0)->bt.kept));
+	e_code(e, 0x48, 0x39, 0xf1);	   /* cmp rcx, rsi */
+	e_code(e, 0x48, 0x0f, 0x47, 0xce); /* cmova rcx, rsi */
+	e_store(e, H_RCX, CPU_OFF(bt.kept_bytes));
+	e_mov_rr(e, H_RSI, H_RSP);
+	e_load(e, H_RDI, CPU_OFF(bt.self));
+	e_lea(e, H_RDI, H_RDI, H_NONE, 0, CPU_OFF(bt.kept));
+	e_code(e, 0xf3, 0xa4); /* rep movsb */
+}
+
+/*
+ * They are on the shadow stack again, those of user code as well if all above them are. Whoever
+ * does not want that has set kept_bytes to 0, as it is afterwards. Clobbers RCX, RSI, RDI and the
+ * flags.
+ */
+static void emit_expect_kept(const struct bt_stubs *s, struct emit *e)
+{
+	uint8_t *none, *gone;
+
+	if (s->single)
+		return;
+	e_load(e, H_RCX, CPU_OFF(bt.kept_bytes));
+	e_code(e, 0x48, 0x85, 0xc9); /* test rcx, rcx */
+	none = e_jcc(e, CC_E);
+	e_code(e, 0x48, 0x29, 0xcc); /* sub rsp, rcx */
+	e_load(e, H_RSI, CPU_OFF(bt.self));
+	e_lea(e, H_RSI, H_RSI, H_NONE, 0, CPU_OFF(bt.kept));
+	e_mov_rr(e, H_RDI, H_RSP);
+	e_code(e, 0xf3, 0xa4); /* rep movsb */
+	e_load(e, H_RCX, CPU_OFF(bt.kept_user));
+	e_gs(e, true, 0x3b, H_RCX, CPU_OFF(bt.kept_bytes));
+	gone = e_jcc(e, CC_AE);
+	e_lea(e, H_RCX, H_RSP, H_RCX, 0, 0);
+	e_store(e, H_RCX, CPU_OFF(bt.user_rsp));
+	e_patch_here(e, gone);
+	e_mov_imm32(e, H_RCX, 0);
+	e_store(e, H_RCX, CPU_OFF(bt.kept_bytes));
+	e_patch_here(e, none);
+}
+
+/*
  * void enter(void *native). The base of the shadow stack is a barrier.
  */
 static void emit_enter(struct bt_stubs *s)
@@ -172,13 +225,15 @@ static void emit_enter(struct bt_stubs *s)
 	e_store(e, H_RSP, CPU_OFF(bt.host_rsp));
 	s->entered = e->p;
 	bt_emit_forget_user(e);
+	emit_expect_kept(s, e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 }
 
 /* Guest state is in struct cpu already. */
-static void emit_return(struct emit *e)
+static void emit_return(const struct bt_stubs *s, struct emit *e)
 {
+	emit_keep_returns(s, e);
 	e_load(e, H_RSP, CPU_OFF(bt.host_rsp));
 	e_lea(e, H_RSP, H_RSP, H_NONE, 0, 16);
 	for (unsigned n = ARRAY_SIZE(callee_saved); n-- > 0;)
@@ -190,16 +245,19 @@ static void emit_return(struct emit *e)
 static void emit_handed_over(struct bt_stubs *s)
 {
 	struct emit *e = &s->e;
-	uint8_t *go_on;
+	uint8_t *go_on, *same;
 
 	s->handed_over = e->p;
 	e_load(e, SCRATCH1, CPU_OFF(bt.go_on));
 	e_code(e, 0x4d, 0x85, 0xdb); /* test r11, r11 */
 	go_on = e_jcc(e, CC_NE);
-	emit_return(e);
+	emit_return(s, e);
 	e_patch_here(e, go_on);
-	/* Another context may have other returns. */
+	e_code(e, 0x65, 0x80); /* cmp byte gs:[other_place], 0 */
+	e_field(e, 7, CPU_OFF(bt.other_place), 1), e8(e, 0);
+	same = e_jcc(e, CC_E);
 	bt_emit_shadow_reset(e);
+	e_patch_here(e, same);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 }
@@ -212,7 +270,7 @@ static void emit_leave(struct bt_stubs *s, bool flags_mem)
 	s->leave[flags_mem] = e->p;
 	spill(e, flags_mem);
 	save_vectors(s, e);
-	emit_return(e);
+	emit_return(s, e);
 }
 
 /* Calls a C function with the CPU as first argument; RBX holds RSP meanwhile. */
