@@ -256,7 +256,8 @@ void bt_link(struct bt *bt, struct block *next)
 	code_lock(bt->bc->code);
 	/* Of a living block nothing has gone, and what two of a page have goes together. */
 	if (next->gfn2 != NO_GFN) {
-		atomic_store_relaxed(&x->lookup, 1);
+		/* It is there only while both of its pages are. */
+		e_repatch(x->out, bt->stubs->elsewhere[x->mem]);
 	} else if (!x->unit->dead && !next->dead && !x->joined) {
 		x->joined = true;
 		x->next = next->links;

@@ -85,9 +85,7 @@ struct bt_exit {
 	uint32_t key;
 	bool mem; /* flags are in cpu->bt.flags */
 	bool joined;
-	/* It is looked up each time: a block that lies in two pages is there only while both are.
-	 */
-	uint8_t lookup;
+	uint8_t *out; /* displacement of the jump to where that is found out, likewise */
 	struct bt_exit *next; /* in the list of the block it was joined to */
 };
 
@@ -110,7 +108,7 @@ struct bt_stubs {
 	struct gdb_jit *gdb_jit; /* or NULL */
 	bool single;		 /* compiled code returns after each unit */
 	uint64_t published;	 /* units so far; written under the code cache's lock */
-	uint8_t *leave[2], *step[2], *chain[2], *miss[2], *rest[2], *vec_enter[2];
+	uint8_t *leave[2], *step[2], *chain[2], *elsewhere[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *ran;	  /* jumped to with the struct bt_check of a count of runs in SCRATCH0 */
 	uint8_t *entered; /* in enter: where cpu->bt.host_rsp is set */
 	uint8_t *enter, *handed_over, *second, *not_cached, *no_native, *ret_miss, *underflow;

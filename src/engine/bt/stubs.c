@@ -241,7 +241,7 @@ static void emit_return(const struct bt_stubs *s, struct emit *e)
 	e8(e, 0xc3);
 }
 
-/* Jumped to when C code has set cpu->rip, and cpu->bt.go_on. */
+/* Jumped to when C code has set cpu->rip, and cpu->bt.go_on, with RSP as between units. */
 static void emit_handed_over(struct bt_stubs *s)
 {
 	struct emit *e = &s->e;
@@ -301,6 +301,8 @@ static void emit_step(struct bt_stubs *s, bool flags_mem)
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
+	/* The site's address is not of the shadow stack. */
+	e_lea(e, H_RSP, H_RSP, H_NONE, 0, 8);
 	e_jmp_to(e, s->handed_over);
 }
 

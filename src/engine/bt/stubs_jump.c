@@ -1,6 +1,11 @@
 /* Branches whose target has to be found: the jump cache, and what fills the latches of branches. */
 #include "src/engine/bt/bt_int.h"
 
+/* How many entries of the shadow stack an unexpected return is looked for in. */
+#define SEARCHED 24
+/* Bytes of entries, of whatever stacks of the guest's, that are not worth their cache lines. */
+#define DEEP 2048
+
 #define JUMP_OFF(field) (CPU_OFF(jump) + offsetof(struct jump_entry, field))
 
 /* SCRATCH1 = the offset among entries of the place where the target in SCRATCH0 belongs. */
@@ -148,31 +153,72 @@ static void emit_not_cached(struct bt_stubs *s)
 	e_jmp_to(e, s->leave[1]);
 }
 
-/*
- * Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0: leaves, for the exit to be
- * joined, or goes by the jump cache.
- */
+/* Jumped to with cpu->rip set and the struct bt_exit in SCRATCH0: leaves, for it to be joined. */
 static void emit_chain(struct bt_stubs *s, bool flags_mem)
 {
 	struct emit *e = &s->e;
-	uint8_t *lookup, *miss[2];
 
 	s->chain[flags_mem] = e->p;
 	if (!flags_mem)
 		bt_emit_flags_save(e, SCRATCH1);
-	e_code(e, 0x41, 0x80, 0x7a, offsetof(struct bt_exit, lookup), 0); /* cmp byte [r10+n], 0 */
-	lookup = e_jcc(e, CC_NE);
 	e_store(e, SCRATCH0, CPU_OFF(bt.exit));
 	e_jmp_to(e, s->leave[1]);
-	e_patch_here(e, lookup);
+}
+
+/* The same, of an exit that cannot be joined: goes by the jump cache. */
+static void emit_elsewhere(struct bt_stubs *s, bool flags_mem)
+{
+	struct emit *e = &s->e;
+	uint8_t *miss[2];
+
+	s->elsewhere[flags_mem] = e->p;
 	e_load(e, SCRATCH0, CPU_OFF(rip));
-	bt_emit_lookup(s, e, true, miss);
+	bt_emit_lookup(s, e, flags_mem, miss);
 	bt_emit_lookup_miss(s, e, miss, NULL);
 }
 
 /*
+ * A return that the shadow stack's top did not expect, with its target in SCRATCH0: an entry below
+ * may. What lies above that is of returns that were interpreted, or of another stack of the guest's.
+ * No further than to a barrier, and not beyond the base, which is one. Clobbers SCRATCH1.
+ */
+static void emit_search(struct emit *e)
+{
+	uint8_t *loop, *none[3], *found, *few;
+
+	e_push(e, H_RAX);
+	e_lea(e, H_RAX, H_RSP, H_NONE, 0, 8);
+	e_lea(e, SCRATCH1, H_RAX, H_NONE, 0, 16 * SEARCHED);
+	loop = e->p;
+	e_code(e, 0x48, 0x83, 0x78, 0x08, 0x00); /* cmp qword [rax + 8], 0 */
+	none[0] = e_jcc(e, CC_E);
+	e_code(e, 0x81, 0x78, 0x0c), e32(e, SHADOW_AC_BARRIER >> 32); /* cmp dword [rax + 12], imm32 */
+	none[1] = e_jcc(e, CC_E);
+	e_lea(e, H_RAX, H_RAX, H_NONE, 0, 16);
+	e_code(e, 0x4c, 0x3b, 0x50, 0x08); /* cmp r10, [rax + 8] */
+	found = e_jcc(e, CC_E);
+	e_code(e, 0x4c, 0x39, 0xd8); /* cmp rax, r11 */
+	e_jcc_to(e, CC_B, loop);
+	none[2] = e_jmp(e);
+	e_patch_here(e, found);
+	e_load_at(e, SCRATCH1, H_RSP, 0);
+	e_mov_rr(e, H_RSP, H_RAX);
+	e_mov_rr(e, H_RAX, SCRATCH1);
+	e8(e, 0xc3);
+	for (unsigned n = 0; n < ARRAY_SIZE(none); n++)
+		e_patch_here(e, none[n]);
+	e_pop(e, H_RAX);
+	e_load(e, SCRATCH1, CPU_OFF(bt.host_rsp));
+	e_code(e, 0x49, 0x29, 0xe3);		     /* sub r11, rsp */
+	e_code(e, 0x49, 0x81, 0xfb), e32(e, DEEP); /* cmp r11, imm32 */
+	few = e_jcc(e, CC_BE);
+	bt_emit_shadow_reset(e);
+	e_patch_here(e, few);
+}
+
+/*
  * Jumped to with the target of a return that the shadow stack did not expect in SCRATCH0 and its
- * struct bt_site in SCRATCH1: what is on the shadow stack will not match from here on.
+ * struct bt_site in SCRATCH1.
  */
 static void emit_ret_miss(struct bt_stubs *s)
 {
@@ -180,8 +226,8 @@ static void emit_ret_miss(struct bt_stubs *s)
 	uint8_t *miss[2], *leave;
 
 	s->ret_miss = e->p;
-	bt_emit_shadow_reset(e);
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
+	emit_search(e);
 	/* Units do not look whether they should leave only because they return. */
 	leave = bt_emit_wanted(e);
 	bt_emit_lookup(s, e, true, miss);
@@ -192,6 +238,7 @@ static void emit_ret_miss(struct bt_stubs *s)
 	e_jmp_to(e, s->not_cached);
 	/* The return that matches the base of the shadow stack. */
 	s->underflow = e->p;
+	bt_emit_shadow_reset(e);
 	e_mov_imm32(e, SCRATCH1, 0);
 	e_jmp_to(e, s->ret_miss);
 }
@@ -242,8 +289,10 @@ void bt_emit_jump_stubs(struct bt_stubs *s)
 {
 	emit_not_cached(s);
 	emit_second(s);
-	for (unsigned mem = 0; mem < 2; mem++)
+	for (unsigned mem = 0; mem < 2; mem++) {
 		emit_chain(s, mem);
+		emit_elsewhere(s, mem);
+	}
 	emit_ret_miss(s);
 	emit_branch_fill(s);
 }

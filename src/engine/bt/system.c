@@ -294,10 +294,32 @@ static void emit_mov_from_seg(struct tr *t, struct tr_insn *in)
 		e_store(t->e, out, GPR_OFF(g));
 }
 
+static void emit_store_seg(struct tr *t, struct tr_insn *in)
+{
+	size_t from = segment_off(in->op[1].reg.value) + offsetof(struct seg, sel);
+	struct host_mem hm = tr_operand(t, in, &in->acc[0], true);
+	struct emit *e = t->e;
+
+	e_code(e, 0x65, 0x44, 0x0f, 0xb7); /* movzx r10d, word gs:[sel] */
+	e_field(e, SCRATCH0, from, 0);
+	e_code(e, 0x66, 0x44 | e_rex_mem(&hm), 0x89); /* mov [mem], r10w */
+	e_modrm(e, SCRATCH0, &hm);
+	tr_hold(t, NO_REG);
+}
+
 static bool plan_mov_from_seg(struct tr_insn *in)
 {
-	if (in->op[0].type != ZYDIS_OPERAND_TYPE_REGISTER || in->op[0].size < 32 ||
-	    in->op[1].type != ZYDIS_OPERAND_TYPE_REGISTER || !segment_off(in->op[1].reg.value))
+	if (in->op[1].type != ZYDIS_OPERAND_TYPE_REGISTER || !segment_off(in->op[1].reg.value))
+		return false;
+	if (in->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		if (!tr_can_address(in, &in->op[0].mem))
+			return false;
+		in->acc[in->naccs++] =
+			(struct tr_access){.m = &in->op[0].mem, .len = 2, .write = true};
+		in->emit = emit_store_seg;
+		return true;
+	}
+	if (in->op[0].size < 32)
 		return false;
 	in->emit = emit_mov_from_seg;
 	return true;

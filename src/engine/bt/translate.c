@@ -169,7 +169,9 @@ static void emit_exits(struct tr *t)
 		e_patch(x->jump, e->p);
 		emit_rip(t, t->exit[n].target);
 		e_mov_imm64(e, SCRATCH0, (uintptr_t)x);
-		e_jmp_to(e, t->bt->stubs->chain[x->mem]);
+		e_align_jmp(e);
+		x->out = e_jmp(e);
+		e_patch_to(e, x->out, t->bt->stubs->chain[x->mem]);
 	}
 }
 
