@@ -85,7 +85,7 @@ struct bt_exit {
 	uint32_t key;
 	bool mem; /* flags are in cpu->bt.flags */
 	bool joined;
-	uint8_t *out; /* displacement of the jump to where that is found out, likewise */
+	uint8_t *out;	      /* displacement of the jump to where that is found out, likewise */
 	struct bt_exit *next; /* in the list of the block it was joined to */
 };
 

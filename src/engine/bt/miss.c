@@ -9,7 +9,7 @@
  * compiled again to avoid that: then it has cost as much as that does.
  */
 #define LEFT_OFTEN 64
-#define SOON_TICKS 131072 /* of code_now(): about 64 milliseconds */
+#define SOON_TICKS 32768 /* of code_now(): about 16 milliseconds */
 /*
  * Runs of an instruction by hand without access to a device, one after the other, before that ends;
  * twice as many after each time that it ended, to some limit.

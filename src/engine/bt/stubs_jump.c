@@ -179,8 +179,8 @@ static void emit_elsewhere(struct bt_stubs *s, bool flags_mem)
 
 /*
  * A return that the shadow stack's top did not expect, with its target in SCRATCH0: an entry below
- * may. What lies above that is of returns that were interpreted, or of another stack of the guest's.
- * No further than to a barrier, and not beyond the base, which is one. Clobbers SCRATCH1.
+ * may. What lies above that is of returns that were interpreted, or of another stack of the
+ * guest's. No further than to a barrier, and not beyond the base, which is one. Clobbers SCRATCH1.
  */
 static void emit_search(struct emit *e)
 {
@@ -192,7 +192,8 @@ static void emit_search(struct emit *e)
 	loop = e->p;
 	e_code(e, 0x48, 0x83, 0x78, 0x08, 0x00); /* cmp qword [rax + 8], 0 */
 	none[0] = e_jcc(e, CC_E);
-	e_code(e, 0x81, 0x78, 0x0c), e32(e, SHADOW_AC_BARRIER >> 32); /* cmp dword [rax + 12], imm32 */
+	e_code(e, 0x81, 0x78, 0x0c),
+		e32(e, SHADOW_AC_BARRIER >> 32); /* cmp dword [rax + 12], imm32 */
 	none[1] = e_jcc(e, CC_E);
 	e_lea(e, H_RAX, H_RAX, H_NONE, 0, 16);
 	e_code(e, 0x4c, 0x3b, 0x50, 0x08); /* cmp r10, [rax + 8] */
@@ -209,7 +210,7 @@ static void emit_search(struct emit *e)
 		e_patch_here(e, none[n]);
 	e_pop(e, H_RAX);
 	e_load(e, SCRATCH1, CPU_OFF(bt.host_rsp));
-	e_code(e, 0x49, 0x29, 0xe3);		     /* sub r11, rsp */
+	e_code(e, 0x49, 0x29, 0xe3);		   /* sub r11, rsp */
 	e_code(e, 0x49, 0x81, 0xfb), e32(e, DEEP); /* cmp r11, imm32 */
 	few = e_jcc(e, CC_BE);
 	bt_emit_shadow_reset(e);

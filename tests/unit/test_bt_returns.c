@@ -1,0 +1,225 @@
+/*
+ * What compiled code expects of returns: it is kept while the run loop has the CPU, if that comes
+ * back to the same place, and is looked for further down when a return does not match.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "tests/unit/bt_scenario.h"
+
+#define ENTRY	     16u /* bytes on the shadow stack */
+#define WARM	     32u
+#define CALLER_GPA   (CODE_GPA + 0x2000)
+#define ANOTHER_GPA  (CODE_GPA + 0x3000)
+#define PRIVILEGED   (CODE_GPA + 0x4000)
+#define SKIPS_GPA    (CODE_GPA + 0x5000)
+#define DEEP_GPA     (CODE_GPA + 0x6000)
+#define PAGE_CALLER  (CALLER_GPA >> PAGE_SHIFT)
+#define PAGE_ANOTHER (ANOTHER_GPA >> PAGE_SHIFT)
+
+/* RBX tells which of them returned. The callee has a page of its own, its address is in RSI. */
+CODE(callee, "call 1f; add $2, %rbx; ret; 1: pause; add $1, %rbx; ret")
+CODE(caller, "mov $0, %ebx; call *%rsi; add $0x10, %rbx; hlt")
+CODE(another, "mov $0, %ebx; call *%rsi; add $0x70, %rbx; hlt")
+CODE(privileged, "mov $0, %ebx; call *%rsi; mov %cr0, %rbp; hlt")
+
+static int setup(void **state)
+{
+	struct guest_cpu *g = guest_cpu_create(true);
+
+	guest_cpu_translate(g, false);
+	g->cpu->cr4 |= CR4_PCIDE;
+	guest_cpu_load(g, CODE_GPA, callee);
+	guest_cpu_load(g, CALLER_GPA, caller);
+	guest_cpu_load(g, ANOTHER_GPA, another);
+	guest_cpu_load(g, PRIVILEGED, privileged);
+	*state = g;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	guest_cpu_destroy(*state);
+	return 0;
+}
+
+static void start(struct guest_cpu *g, uint64_t rip)
+{
+	struct cpu *c = g->cpu;
+
+	c->event = 0;
+	c->exc_pending = false;
+	c->rip = rip;
+	c->gpr[RSP] = STACK_TOP;
+	c->gpr[RSI] = CODE_GPA;
+}
+
+/* Through all of it some times, then to the PAUSE, two calls deep. */
+static void to_pause(struct guest_cpu *g, uint64_t rip)
+{
+	for (unsigned n = 0; n < WARM; n++) {
+		start(g, rip);
+		guest_cpu_run(g, MAX_INSNS, false);
+	}
+	start(g, rip);
+	shootdown_drain(&g->queue, &g->sink);
+	assert_int_equal(interp_run(g->in, MAX_INSNS, false), INTERP_PAUSE);
+	assert_int_equal(g->cpu->bt.kept_bytes, 2 * ENTRY);
+}
+
+static void test_kept(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	to_pause(g, CALLER_GPA);
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+	assert_int_equal(g->cpu->gpr[RBX], 0x13);
+	assert_int_equal(g->cpu->gpr[RSP], STACK_TOP);
+	assert_int_equal(g->cpu->bt.kept_bytes, 0);
+}
+
+static void map_another(struct guest_cpu *g)
+{
+	g->pt[PAGE_CALLER] = ANOTHER_GPA | PTE_P | PTE_W | PTE_U;
+}
+
+static void goes_to_another(struct guest_cpu *g)
+{
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+	assert_int_equal(g->cpu->gpr[RBX], 0x73);
+	assert_int_equal(g->cpu->rip >> PAGE_SHIFT, PAGE_CALLER);
+}
+
+/* The page that the caller was in has another frame when its callee returns. */
+static void test_page_changed(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	to_pause(g, CALLER_GPA);
+	map_another(g);
+	tlb_flush_page(&g->cpu->tlb, CALLER_GPA);
+	goes_to_another(g);
+}
+
+static void test_space_changed(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	to_pause(g, CALLER_GPA);
+	map_another(g);
+	tlb_switch(&g->cpu->tlb, 1, false);
+	goes_to_another(g);
+}
+
+/* ... and this one there and back. */
+static void test_space_returns(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	to_pause(g, CALLER_GPA);
+	tlb_switch(&g->cpu->tlb, 1, false);
+	tlb_switch(&g->cpu->tlb, 0, true);
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+	assert_int_equal(g->cpu->gpr[RBX], 0x13);
+}
+
+static void test_code_written(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	to_pause(g, CALLER_GPA);
+	memcpy(g->ram + CALLER_GPA, g->ram + ANOTHER_GPA, PAGE_SIZE);
+	gmem_code_written(&g->gm, CALLER_GPA >> PAGE_SHIFT);
+	goes_to_another(g);
+}
+
+/* Code of the kernel comes back to a caller whose code was compiled for user mode. */
+static void test_privilege_changed(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	set_cpl(g->cpu, 3);
+	to_pause(g, PRIVILEGED);
+	set_cpl(g->cpu, 0);
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+	assert_int_equal(g->cpu->gpr[RBP], g->cpu->cr0);
+	assert_int_equal(g->cpu->gpr[RBX], 3);
+}
+
+/* A callee drops its own return address: its caller's is below. */
+CODE(skips, "call 2f; pause; hlt; 2: inc %ecx; call 3f; ud2; 3: lea 8(%rsp), %rsp; ret")
+/* RCX calls that no return belongs to, and a return to what nobody called. */
+CODE(deep, "1: call 2f; 2: pop %rax; dec %ecx; jnz 1b; lea 3f(%rip), %rax; push %rax; ret; "
+	   "3: pause; hlt")
+
+static uint64_t kept_at_pause(struct guest_cpu *g, uint64_t rip, uint64_t rcx)
+{
+	for (unsigned n = 0; n < WARM; n++) {
+		start(g, rip);
+		g->cpu->gpr[RCX] = rcx;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+		assert_int_equal(g->cpu->gpr[RSP], STACK_TOP);
+	}
+	start(g, rip);
+	g->cpu->gpr[RCX] = rcx;
+	g->cpu->bt.kept_bytes = 0;
+	assert_int_equal(interp_run(g->in, MAX_INSNS, false), INTERP_PAUSE);
+	return g->cpu->bt.kept_bytes;
+}
+
+static void test_skips(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	guest_cpu_load(g, SKIPS_GPA, skips);
+	assert_int_equal(kept_at_pause(g, SKIPS_GPA, 0), 0);
+}
+
+/* Some entries that nothing matches stay, but not for ever. */
+static void test_deep(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	guest_cpu_load(g, DEEP_GPA, deep);
+	assert_int_equal(kept_at_pause(g, DEEP_GPA, 10), 10 * ENTRY);
+	assert_int_equal(kept_at_pause(g, DEEP_GPA, 100), CPU_BT_KEPT * ENTRY);
+	assert_int_equal(kept_at_pause(g, DEEP_GPA, 300), 0);
+}
+
+/*
+ * The kernel drops its own calls and returns to where user code would: no further than to what it
+ * called itself is looked. What is there then has the kernel's rights.
+ */
+CODE(user_calls, "mov %rdi, %rbx; 1: call 2f; mov (%rbx), %rdx; mov %cs, %eax; mov %rax, (%rdi)\n"
+		 "test $3, %al; jnz 1b; mov %cr0, %rbp; ud2; 2: inc %r9d; syscall; ret")
+CODE(kernel_skips, "lea 0x1000(%rdi), %rax; dec %r12d; cmovz %rax, %rbx; jz 1f; sysretq\n"
+		   "1: call 2f; 2: call 3f; 3: lea 16(%rsp), %rsp; ret")
+
+static void kernel_page(struct guest_cpu *g, unsigned round)
+{
+	set_cpl(g->cpu, 3);
+	g->pt[(DATA_GPA >> PAGE_SHIFT) + 1] &= ~(uint64_t)PTE_U;
+}
+SCENARIO(skips_to_user, user_calls, kernel_page, KERNEL(kernel_skips))
+
+/* The interpreter takes a PAUSE over deep in a system call: the returns of both are still there. */
+CODE(user_deep, "1: call 2f; inc %ebx; dec %r12d; jnz 1b; pushfq; pop %rsi; ud2\n"
+		"2: call 3f; inc %edx; ret; 3: inc %r9d; syscall; add %eax, %ebp; ret")
+CODE(kernel_pauses, "call 1f; inc %r10d; sysretq; 1: call 2f; inc %r13d; ret; 2: pause; ret")
+SCENARIO(pause_in_kernel, user_deep, kernel_page, KERNEL(kernel_pauses))
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define EACH(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+		EACH(test_kept),	  EACH(test_page_changed), EACH(test_space_changed),
+		EACH(test_space_returns), EACH(test_code_written), EACH(test_privilege_changed),
+		EACH(test_skips),	  EACH(test_deep),	   TEST(skips_to_user),
+		TEST(pause_in_kernel),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
