@@ -202,8 +202,7 @@ struct cpu {
 		uint64_t kept[2 * CPU_BT_KEPT];
 		uint64_t kept_bytes;
 		uint64_t kept_user; /* distance of user_rsp from its lowest, or anything larger */
-		uint64_t tag[2];    /* the TLB's, when compiled code was last entered or in another
-				       mode */
+		uint64_t lower_tag; /* tlb.tag[0] when code was last entered or changed the mode */
 		bool other_place;   /* what the shadow stack predicts is not of where to go on */
 		uint64_t addend[CPU_BT_ADDENDS + CPU_BT_STRIP]; /* of accesses that were checked */
 		struct cpu_bt_table table[CPU_BT_TABLES];

@@ -10,20 +10,22 @@
 
 #include "tests/unit/bt_scenario.h"
 
-#define ENTRY	     16u /* bytes on the shadow stack */
-#define WARM	     32u
-#define CALLER_GPA   (CODE_GPA + 0x2000)
-#define ANOTHER_GPA  (CODE_GPA + 0x3000)
-#define PRIVILEGED   (CODE_GPA + 0x4000)
-#define SKIPS_GPA    (CODE_GPA + 0x5000)
-#define DEEP_GPA     (CODE_GPA + 0x6000)
-#define PAGE_CALLER  (CALLER_GPA >> PAGE_SHIFT)
-#define PAGE_ANOTHER (ANOTHER_GPA >> PAGE_SHIFT)
+#define ENTRY	    16u /* bytes on the shadow stack */
+#define WARM	    32u
+#define CALLER_GPA  (CODE_GPA + 0x2000)
+#define ANOTHER_GPA (CODE_GPA + 0x3000)
+#define PRIVILEGED  (CODE_GPA + 0x4000)
+#define SKIPS_GPA   (CODE_GPA + 0x5000)
+#define DEEP_GPA    (CODE_GPA + 0x6000)
+#define UPPER_BASE  0xffffff8000000000ull
+#define PAGE_CALLER (CALLER_GPA >> PAGE_SHIFT)
 
 /* RBX tells which of them returned. The callee has a page of its own, its address is in RSI. */
 CODE(callee, "call 1f; add $2, %rbx; ret; 1: pause; add $1, %rbx; ret")
 CODE(caller, "mov $0, %ebx; call *%rsi; add $0x10, %rbx; hlt")
 CODE(another, "mov $0, %ebx; call *%rsi; add $0x70, %rbx; hlt")
+CODE(user_callee, "syscall; add $1, %rbx; ret")
+CODE(kernel_waits, "pause; sysretq")
 CODE(privileged, "mov $0, %ebx; call *%rsi; mov %cr0, %rbp; hlt")
 
 static int setup(void **state)
@@ -126,6 +128,40 @@ static void test_space_returns(void **state)
 	assert_int_equal(g->cpu->gpr[RBX], 0x13);
 }
 
+/*
+ * The same while the caller's callee is in a system call: the kernel's code, in global pages of the
+ * upper half, is where it was.
+ */
+static void test_user_space_changed(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	uint64_t *top = (uint64_t *)(g->ram + TABLES_GPA);
+
+	top[511] = top[0];
+	g->pt[KERNEL_GPA >> PAGE_SHIFT] |= PTE_G;
+	c->lstar = UPPER_BASE + KERNEL_GPA;
+	c->star = 0x0018000800000000ull;
+	c->efer |= EFER_SCE;
+	guest_cpu_load(g, CODE_GPA, user_callee);
+	guest_cpu_load(g, KERNEL_GPA, kernel_waits);
+	tlb_flush_all(&c->tlb);
+	for (unsigned n = 0; n <= WARM; n++) {
+		start(g, CALLER_GPA);
+		set_cpl(c, 3);
+		assert_int_equal(interp_run(g->in, MAX_INSNS, false), INTERP_PAUSE);
+		if (n == WARM)
+			break;
+		assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+		assert_int_equal(c->gpr[RBX], 0x11);
+	}
+	assert_int_equal(c->bt.kept_bytes, 2 * ENTRY);
+	map_another(g);
+	tlb_switch(&c->tlb, 1, false);
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_EXCEPTION);
+	assert_int_equal(c->gpr[RBX], 0x71);
+}
+
 static void test_code_written(void **state)
 {
 	struct guest_cpu *g = *state;
@@ -189,6 +225,19 @@ static void test_deep(void **state)
 	assert_int_equal(kept_at_pause(g, DEEP_GPA, 300), 0);
 }
 
+/* A return to address 0 matches the base of the shadow stack, which stays where it is. */
+CODE(to_zero, "push $0; ret")
+CODE(at_zero, "call 1f; hlt; 1: pause; ret")
+
+static void test_return_to_zero(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	guest_cpu_load(g, SKIPS_GPA, to_zero);
+	guest_cpu_load(g, 0, at_zero);
+	assert_int_equal(kept_at_pause(g, SKIPS_GPA, 0), ENTRY);
+}
+
 /*
  * The kernel drops its own calls and returns to where user code would: no further than to what it
  * called itself is looked. What is there then has the kernel's rights.
@@ -215,9 +264,17 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define EACH(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-		EACH(test_kept),	  EACH(test_page_changed), EACH(test_space_changed),
-		EACH(test_space_returns), EACH(test_code_written), EACH(test_privilege_changed),
-		EACH(test_skips),	  EACH(test_deep),	   TEST(skips_to_user),
+		EACH(test_kept),
+		EACH(test_page_changed),
+		EACH(test_space_changed),
+		EACH(test_space_returns),
+		EACH(test_user_space_changed),
+		EACH(test_code_written),
+		EACH(test_privilege_changed),
+		EACH(test_skips),
+		EACH(test_deep),
+		EACH(test_return_to_zero),
+		TEST(skips_to_user),
 		TEST(pause_in_kernel),
 	};
 

@@ -127,6 +127,19 @@ static uint64_t *gdt(struct guest_cpu *g)
 	return t;
 }
 
+/* What the kernel's code expects of returns is not what user code may find that it goes to by hand.
+ */
+CODE(far_out,
+     "call 1f; mov %cr0, %rbp; ud2\n"
+     "1: mov %rsp, %rax; push $0x1b; push %rax; push $0x23; lea 2f(%rip), %rdx; push %rdx\n"
+     "lretq; 2: inc %ebx; ret")
+
+static void outward(struct guest_cpu *g, unsigned round)
+{
+	gdt(g);
+}
+SCENARIO(far_out, far_out, outward)
+
 /* To label 2 with RSP in RBP, and back to label 1 by SYSCALL. */
 CODE(iret, "1: mov %rsp, %r15; mov (%rdi), %rax; push %r9; push %rbp; push %r13; push %r8; lea "
 	   "2f(%rip), %rax\n"
@@ -854,6 +867,7 @@ int main(void)
 		TEST(returns_dropped),
 		TEST(alignment),
 		TEST(returns_outlive),
+		TEST(far_out),
 		TEST(iret),
 		TEST(iret_odd),
 		TEST(iret_frame),

@@ -295,8 +295,7 @@ static inline void bt_enter_place(struct bt *bt)
 	struct cpu *c = bt->cpu;
 
 	c->bt.page = c->rip & PAGE_MASK;
-	c->bt.tag[0] = c->tlb.tag[0];
-	c->bt.tag[1] = c->tlb.tag[1];
+	c->bt.lower_tag = c->tlb.tag[0];
 	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
 	c->bt.salt = block_jump_salt(c, c->rip);
 	c->bt.branch_tag = block_branch_tag(bt->bc, c->rip);
@@ -304,14 +303,15 @@ static inline void bt_enter_place(struct bt *bt)
 
 /*
  * Whether returns that compiled code expected when it last ran may be expected at cpu->rip: mode,
- * address spaces and generations of code are the same. To be asked before bt_enter_place().
+ * address spaces and generations of code are the same. The key has no number of the lower half if
+ * the kernel's code is in the upper one, and the upper half's changes with the generation. To be
+ * asked before bt_enter_place().
  */
 static inline bool bt_same_place(const struct bt *bt)
 {
 	const struct cpu *c = bt->cpu;
 
-	return c->bt.key == block_jump_key(bt->bc, c->rip, 0) && c->bt.tag[0] == c->tlb.tag[0] &&
-	       c->bt.tag[1] == c->tlb.tag[1];
+	return c->bt.key == block_jump_key(bt->bc, c->rip, 0) && c->bt.lower_tag == c->tlb.tag[0];
 }
 
 static inline void bt_enter_block(struct bt *bt)
