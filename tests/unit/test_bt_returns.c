@@ -225,8 +225,9 @@ static void test_deep(void **state)
 	assert_int_equal(kept_at_pause(g, DEEP_GPA, 300), 0);
 }
 
-/* A return to address 0 matches the base of the shadow stack, which stays where it is. */
+/* A return to address 0 matches the base of the shadow stack, or a barrier: nothing is expected. */
 CODE(to_zero, "push $0; ret")
+CODE(calls_out, "call 1f; 1: pop %rax; syscall")
 CODE(at_zero, "call 1f; hlt; 1: pause; ret")
 
 static void test_return_to_zero(void **state)
@@ -236,6 +237,11 @@ static void test_return_to_zero(void **state)
 	guest_cpu_load(g, SKIPS_GPA, to_zero);
 	guest_cpu_load(g, 0, at_zero);
 	assert_int_equal(kept_at_pause(g, SKIPS_GPA, 0), ENTRY);
+	guest_cpu_load(g, DEEP_GPA, calls_out);
+	g->cpu->lstar = SKIPS_GPA;
+	g->cpu->star = 0x0018000800000000ull;
+	g->cpu->efer |= EFER_SCE;
+	assert_int_equal(kept_at_pause(g, DEEP_GPA, 0), ENTRY);
 }
 
 /*
@@ -260,6 +266,11 @@ CODE(user_deep, "1: call 2f; inc %ebx; dec %r12d; jnz 1b; pushfq; pop %rsi; ud2\
 CODE(kernel_pauses, "call 1f; inc %r10d; sysretq; 1: call 2f; inc %r13d; ret; 2: pause; ret")
 SCENARIO(pause_in_kernel, user_deep, kernel_page, KERNEL(kernel_pauses))
 
+/* ... or they lie too deep. */
+CODE(kernel_deep, "mov $40, %r8d; call 1f; inc %r10d; sysretq\n"
+		  "1: dec %r8d; jz 2f; call 1b; inc %r13d; ret; 2: pause; ret")
+SCENARIO(pause_deep_in_kernel, user_deep, kernel_page, KERNEL(kernel_deep))
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -276,6 +287,7 @@ int main(void)
 		EACH(test_return_to_zero),
 		TEST(skips_to_user),
 		TEST(pause_in_kernel),
+		TEST(pause_deep_in_kernel),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

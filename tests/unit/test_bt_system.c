@@ -823,7 +823,8 @@ static void test_rdtsc_scaled(void **state)
 
 CODE(selectors, "mov %fs, %eax; mov %gs, %r10; add %r10, %rax; mov %ds, %r11d; add %r11, %rax\n"
 		"mov %es, %r8; add %r8, %rax; mov %fs, %bx; mov %gs, 8(%rdi)\n"
-		"lea 32(%rdi), %r15; mov $4, %r11d; mov %ds, (%r15); mov %fs, 12(%rdi, %r11)\n"
+		"lea 32(%rdi), %r15; mov $4, %r11d; mov %ds, (%r15); mov %gs, 6(%r15); mov %fs, "
+		"12(%rdi, %r11)\n"
 		"mov %es, 3(%r15, %r11, 2); mov %r11, %fs:(%rdi); mov %gs, %fs:20(%rdi); ud2")
 
 static void any_selectors(struct guest_cpu *g, unsigned round)
