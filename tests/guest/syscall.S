@@ -19,11 +19,26 @@ main:
 	WRMSR(MSR_LSTAR, entry64)
 	WRMSR(MSR_CSTAR, entry32)
 	WRMSR(MSR_SFMASK, DF)
+	call far_out
 	call syscall64
 	call syscall32
 	call absent
 	call swap
 	call bases
+	ret
+
+/* The supervisor leaves a call by a far return: user code that returns to its caller may not go there. */
+far_out:
+	TEST("user code that returns to the supervisor's caller")
+	movl $200, rounds
+1:	EXPECT(VEC_PF, 0x15, call 2f; far_back: int $VEC_USER; 2: pushq $SEL_UDATA; movabsq $UADDR(user_stack_top), %rax; pushq %rax; pushq $SEL_UCODE64; movabsq $UADDR(user_returns), %rax; pushq %rax; lretq)
+	CHECK_EQ(exc_rip, far_back)
+	decl rounds
+	jnz 1b
+	ret
+
+user_returns:
+	pushq $far_back
 	ret
 
 /* SYSCALL leaves the stack alone, so the entry must find one. */
@@ -211,6 +226,7 @@ compat_rcx: .quad 0
 compat_cs: .quad 0
 compat_result: .quad 0
 compat_entries: .long 0
+rounds: .long 0
 entries: .long 0
 return32: .long 0
 
