@@ -27,18 +27,41 @@ main:
 	call bases
 	ret
 
-/* The supervisor leaves a call by a far return: user code that returns to its caller may not go there. */
+/* By turns a call is left by a return and by a far one, to user code that returns to the caller. */
 far_out:
 	TEST("user code that returns to the supervisor's caller")
-	movl $200, rounds
-1:	EXPECT(VEC_PF, 0x15, call 2f; far_back: int $VEC_USER; 2: pushq $SEL_UDATA; movabsq $UADDR(user_stack_top), %rax; pushq %rax; pushq $SEL_UCODE64; movabsq $UADDR(user_returns), %rax; pushq %rax; lretq)
-	CHECK_EQ(exc_rip, far_back)
+	movl $100, rounds
+1:	movl $0, far
+	EXPECT(VEC_USER, 0, jmp caller)
+	CHECK_EQ(exc_cs, SEL_CODE64)
+	movl $1, far
+	EXPECT(VEC_PF, 0x15, jmp caller)
+	CHECK_EQ(exc_rip, back)
 	decl rounds
 	jnz 1b
+	CHECK_EQ32(returned, 100)
 	ret
 
+caller:
+	call callee
+back:
+	incl returned
+	int $VEC_USER
+
+callee:
+	cmpl $0, far
+	jne 1f
+	ret
+1:	pushq $SEL_UDATA
+	movabsq $UADDR(user_stack_top), %rax
+	pushq %rax
+	pushq $SEL_UCODE64
+	movabsq $UADDR(user_returns), %rax
+	pushq %rax
+	lretq
+
 user_returns:
-	pushq $far_back
+	pushq $back
 	ret
 
 /* SYSCALL leaves the stack alone, so the entry must find one. */
@@ -227,6 +250,8 @@ compat_cs: .quad 0
 compat_result: .quad 0
 compat_entries: .long 0
 rounds: .long 0
+far: .long 0
+returned: .long 0
 entries: .long 0
 return32: .long 0
 
