@@ -102,6 +102,14 @@ static inline void e_gs(struct emit *e, bool w, uint8_t op, unsigned reg, size_t
 	e_field(e, reg, off, 0);
 }
 
+/* test dword gs:[off], imm32 */
+static inline void e_gs_test(struct emit *e, size_t off, uint32_t imm)
+{
+	e_code(e, 0x65, 0xf7);
+	e_field(e, 0, off, 4);
+	e32(e, imm);
+}
+
 /* The same with a register as base: gs:[base + off]; base is not RSP or R12. */
 static inline void e_gs_base(struct emit *e, uint8_t op, unsigned reg, unsigned base, size_t off)
 {

@@ -35,7 +35,8 @@ void tr_plan(struct tr *t)
 		if (in->insn->exec == op_vector
 			    ? !tr_plan_x87(t, in) && !tr_plan_vector(t, in)
 			    : !tr_plan_control(t, in) && !tr_plan_native(t, in) &&
-				      !tr_plan_string(t, in) && !tr_plan_system(t, in)) {
+				      !tr_plan_string(t, in) && !tr_plan_segment(t, in) &&
+				      !tr_plan_system(t, in)) {
 			in->emit = NULL;
 			in->naccs = 0;
 		}

@@ -267,6 +267,7 @@ bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);
 bool tr_plan_vector(struct tr *t, struct tr_insn *in);
 bool tr_plan_divide(struct tr_insn *in);
+bool tr_plan_segment(struct tr *t, struct tr_insn *in);
 bool tr_plan_system(struct tr *t, struct tr_insn *in);
 bool tr_plan_string(struct tr *t, struct tr_insn *in);
 bool tr_plan_x87(struct tr *t, struct tr_insn *in);
