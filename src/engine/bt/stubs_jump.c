@@ -237,7 +237,7 @@ static void emit_ret_miss(struct bt_stubs *s)
 	e_jmp_to(e, s->second);
 	e_patch_here(e, leave);
 	e_jmp_to(e, s->not_cached);
-	/* The return that matches the base of the shadow stack. */
+	/* The return that matches the base of the shadow stack, or a barrier. */
 	s->underflow = e->p;
 	bt_emit_shadow_reset(e);
 	e_mov_imm32(e, SCRATCH1, 0);
