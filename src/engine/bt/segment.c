@@ -41,7 +41,6 @@ static void emit_store_seg(struct tr *t, struct tr_insn *in)
 	e_field(e, SCRATCH0, from, 0);
 	e_code(e, 0x66, 0x44 | e_rex_mem(&hm), 0x89); /* mov [mem], r10w */
 	e_modrm(e, SCRATCH0, &hm);
-	tr_hold(t, NO_REG);
 }
 
 static bool plan_mov_from_seg(struct tr_insn *in)
