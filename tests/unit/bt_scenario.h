@@ -38,20 +38,6 @@ struct scenario {
 	}
 #define KERNEL(text) .kernel = text##_code, .kernel_end = text##_end
 
-static void set_cpl(struct cpu *c, unsigned cpl)
-{
-	static const uint8_t segs[] = {SEG_CS, SEG_SS};
-
-	for (unsigned n = 0; n < ARRAY_SIZE(segs); n++) {
-		struct seg *s = &c->seg[segs[n]];
-
-		s->attr = (s->attr & ~SEG_DPL) | cpl << SEG_DPL_SHIFT;
-		s->sel = (s->sel & ~3u) | cpl;
-	}
-	c->cpl = cpl;
-	cpu_update_ctx(c);
-}
-
 static void begin(struct guest_cpu *g, const struct scenario *s, unsigned round)
 {
 	struct cpu *c = g->cpu;
@@ -61,10 +47,8 @@ static void begin(struct guest_cpu *g, const struct scenario *s, unsigned round)
 	c->event = 0;
 	c->nmi_blocked = false;
 	c->rflags = round & 1 ? FLAG_IF : 0;
-	c->star = 0x0018000800000000ull;
-	c->lstar = KERNEL_GPA;
+	allow_syscall(c, KERNEL_GPA);
 	c->sfmask = 0;
-	c->efer |= EFER_SCE;
 	for (unsigned r = 0; r < 16; r++)
 		if (r != RSP)
 			c->gpr[r] = (round + 1) * (r + 3) * 0x9e3779b97f4a7c15ull >> (r % 3 * 16);

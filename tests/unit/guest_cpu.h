@@ -95,6 +95,27 @@ static inline void guest_cpu_long_mode(struct guest_cpu *g)
 	cpu_update_ctx(c);
 }
 
+static inline void set_cpl(struct cpu *c, unsigned cpl)
+{
+	static const uint8_t segs[] = {SEG_CS, SEG_SS};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(segs); n++) {
+		struct seg *s = &c->seg[segs[n]];
+
+		s->attr = (s->attr & ~SEG_DPL) | cpl << SEG_DPL_SHIFT;
+		s->sel = (s->sel & ~3u) | cpl;
+	}
+	c->cpl = cpl;
+	cpu_update_ctx(c);
+}
+
+static inline void allow_syscall(struct cpu *c, uint64_t entry)
+{
+	c->star = 0x0018000800000000ull;
+	c->lstar = entry;
+	c->efer |= EFER_SCE;
+}
+
 static inline struct guest_cpu *guest_cpu_create(bool stop_on_exception)
 {
 	struct guest_cpu *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), 64));

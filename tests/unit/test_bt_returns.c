@@ -1,6 +1,7 @@
 /*
  * What compiled code expects of returns: it is kept while the run loop has the CPU, if that comes
- * back to the same place, and is looked for further down when a return does not match.
+ * back to the same place, and is looked for further down when a return does not match. Between
+ * modes: test_bt_system.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,17 +9,19 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "tests/unit/bt_scenario.h"
+#include "tests/unit/guest_cpu.h"
 
-#define ENTRY	    16u /* bytes on the shadow stack */
-#define WARM	    32u
-#define CALLER_GPA  (CODE_GPA + 0x2000)
-#define ANOTHER_GPA (CODE_GPA + 0x3000)
-#define PRIVILEGED  (CODE_GPA + 0x4000)
-#define SKIPS_GPA   (CODE_GPA + 0x5000)
-#define DEEP_GPA    (CODE_GPA + 0x6000)
-#define UPPER_BASE  0xffffff8000000000ull
-#define PAGE_CALLER (CALLER_GPA >> PAGE_SHIFT)
+#define MAX_INSNS      100000
+#define ENTRY	       16u /* bytes on the shadow stack */
+#define WARM	       32u
+#define CALLER_GPA     (CODE_GPA + 0x2000)
+#define ANOTHER_GPA    (CODE_GPA + 0x3000)
+#define PRIVILEGED_GPA (CODE_GPA + 0x4000)
+#define KERNEL_GPA     (CODE_GPA + 0x1000)
+#define SKIPS_GPA      (CODE_GPA + 0x5000)
+#define DEEP_GPA       (CODE_GPA + 0x6000)
+#define UPPER_BASE     0xffffff8000000000ull
+#define PAGE_CALLER    (CALLER_GPA >> PAGE_SHIFT)
 
 /* RBX tells which of them returned. The callee has a page of its own, its address is in RSI. */
 CODE(callee, "call 1f; add $2, %rbx; ret; 1: pause; add $1, %rbx; ret")
@@ -37,7 +40,7 @@ static int setup(void **state)
 	guest_cpu_load(g, CODE_GPA, callee);
 	guest_cpu_load(g, CALLER_GPA, caller);
 	guest_cpu_load(g, ANOTHER_GPA, another);
-	guest_cpu_load(g, PRIVILEGED, privileged);
+	guest_cpu_load(g, PRIVILEGED_GPA, privileged);
 	*state = g;
 	return 0;
 }
@@ -140,9 +143,7 @@ static void test_user_space_changed(void **state)
 
 	top[511] = top[0];
 	g->pt[KERNEL_GPA >> PAGE_SHIFT] |= PTE_G;
-	c->lstar = UPPER_BASE + KERNEL_GPA;
-	c->star = 0x0018000800000000ull;
-	c->efer |= EFER_SCE;
+	allow_syscall(c, UPPER_BASE + KERNEL_GPA);
 	guest_cpu_load(g, CODE_GPA, user_callee);
 	guest_cpu_load(g, KERNEL_GPA, kernel_waits);
 	tlb_flush_all(&c->tlb);
@@ -178,7 +179,7 @@ static void test_privilege_changed(void **state)
 	struct guest_cpu *g = *state;
 
 	set_cpl(g->cpu, 3);
-	to_pause(g, PRIVILEGED);
+	to_pause(g, PRIVILEGED_GPA);
 	set_cpl(g->cpu, 0);
 	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
 	assert_int_equal(g->cpu->gpr[RBP], g->cpu->cr0);
@@ -238,38 +239,9 @@ static void test_return_to_zero(void **state)
 	guest_cpu_load(g, 0, at_zero);
 	assert_int_equal(kept_at_pause(g, SKIPS_GPA, 0), ENTRY);
 	guest_cpu_load(g, DEEP_GPA, calls_out);
-	g->cpu->lstar = SKIPS_GPA;
-	g->cpu->star = 0x0018000800000000ull;
-	g->cpu->efer |= EFER_SCE;
+	allow_syscall(g->cpu, SKIPS_GPA);
 	assert_int_equal(kept_at_pause(g, DEEP_GPA, 0), ENTRY);
 }
-
-/*
- * The kernel drops its own calls and returns to where user code would: no further than to what it
- * called itself is looked. What is there then has the kernel's rights.
- */
-CODE(user_calls, "mov %rdi, %rbx; 1: call 2f; mov (%rbx), %rdx; mov %cs, %eax; mov %rax, (%rdi)\n"
-		 "test $3, %al; jnz 1b; mov %cr0, %rbp; ud2; 2: inc %r9d; syscall; ret")
-CODE(kernel_skips, "lea 0x1000(%rdi), %rax; dec %r12d; cmovz %rax, %rbx; jz 1f; sysretq\n"
-		   "1: call 2f; 2: call 3f; 3: lea 16(%rsp), %rsp; ret")
-
-static void kernel_page(struct guest_cpu *g, unsigned round)
-{
-	set_cpl(g->cpu, 3);
-	g->pt[(DATA_GPA >> PAGE_SHIFT) + 1] &= ~(uint64_t)PTE_U;
-}
-SCENARIO(skips_to_user, user_calls, kernel_page, KERNEL(kernel_skips))
-
-/* The interpreter takes a PAUSE over deep in a system call: the returns of both are still there. */
-CODE(user_deep, "1: call 2f; inc %ebx; dec %r12d; jnz 1b; pushfq; pop %rsi; ud2\n"
-		"2: call 3f; inc %edx; ret; 3: inc %r9d; syscall; add %eax, %ebp; ret")
-CODE(kernel_pauses, "call 1f; inc %r10d; sysretq; 1: call 2f; inc %r13d; ret; 2: pause; ret")
-SCENARIO(pause_in_kernel, user_deep, kernel_page, KERNEL(kernel_pauses))
-
-/* ... or they lie too deep. */
-CODE(kernel_deep, "mov $40, %r8d; call 1f; inc %r10d; sysretq\n"
-		  "1: dec %r8d; jz 2f; call 1b; inc %r13d; ret; 2: pause; ret")
-SCENARIO(pause_deep_in_kernel, user_deep, kernel_page, KERNEL(kernel_deep))
 
 int main(void)
 {
@@ -285,9 +257,6 @@ int main(void)
 		EACH(test_skips),
 		EACH(test_deep),
 		EACH(test_return_to_zero),
-		TEST(skips_to_user),
-		TEST(pause_in_kernel),
-		TEST(pause_deep_in_kernel),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -88,6 +88,23 @@ CODE(kernel_deep,
      "1: test $1, %r12d; jz 3f; ret; 3: pop %rax; 2: mov %r8, %rcx; sysretq")
 SCENARIO(returns_outlive, user_deep, any_mode, KERNEL(kernel_deep))
 
+/*
+ * The kernel drops its own calls and returns to where user code would: no further than to what it
+ * called itself is looked. What is there then has the kernel's rights.
+ */
+CODE(kernel_skips, "lea 0x1000(%rdi), %rax; dec %r12d; cmovz %rax, %rbx; jz 1f; sysretq\n"
+		   "1: call 2f; 2: call 3f; 3: lea 16(%rsp), %rsp; ret")
+SCENARIO(skips_to_user, user_calls, kernel_page, KERNEL(kernel_skips))
+
+/* The interpreter takes a PAUSE over deep in a system call: the returns of both are still there. */
+CODE(kernel_pauses, "call 1f; inc %r10d; sysretq; 1: call 2f; inc %r13d; ret; 2: pause; ret")
+SCENARIO(pause_in_kernel, user_deep, kernel_page, KERNEL(kernel_pauses))
+
+/* ... or they lie too deep. */
+CODE(kernel_nests, "mov $40, %r8d; call 1f; inc %r10d; sysretq\n"
+		   "1: dec %r8d; jz 2f; call 1b; inc %r13d; ret; 2: pause; ret")
+SCENARIO(pause_deep_in_kernel, user_deep, kernel_page, KERNEL(kernel_nests))
+
 /* --- IRET ----------------------------------------------------------------------------------- */
 
 /* Code and data of both levels, and two descriptors that scenarios choose. */
@@ -868,6 +885,9 @@ int main(void)
 		TEST(returns_dropped),
 		TEST(alignment),
 		TEST(returns_outlive),
+		TEST(skips_to_user),
+		TEST(pause_in_kernel),
+		TEST(pause_deep_in_kernel),
 		TEST(far_out),
 		TEST(iret),
 		TEST(iret_odd),

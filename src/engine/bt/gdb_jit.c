@@ -308,11 +308,11 @@ static const struct {
 	size_t offset;
 	unsigned n;
 } stub[] = {
-	STUB(leave),	  STUB(step),	     STUB(chain),    STUB(miss),     STUB(rest),
-	STUB(vec_enter),  STUB(enter),	     STUB(second),   STUB(ret_miss), STUB(not_cached),
-	STUB(no_native),  STUB(handed_over), STUB(vec_save), STUB(vec_load), STUB(x87_save),
-	STUB(x87_load),	  STUB(underflow),   STUB(mode),     STUB(refill),   STUB(mode_left),
-	STUB(latch_fill), STUB(branch_fill), STUB(string),   STUB(ran),
+	STUB(leave),	  STUB(step),	    STUB(chain),       STUB(elsewhere), STUB(miss),
+	STUB(rest),	  STUB(vec_enter),  STUB(enter),       STUB(second),	STUB(ret_miss),
+	STUB(not_cached), STUB(no_native),  STUB(handed_over), STUB(vec_save),	STUB(vec_load),
+	STUB(x87_save),	  STUB(x87_load),   STUB(underflow),   STUB(mode),	STUB(refill),
+	STUB(mode_left),  STUB(latch_fill), STUB(branch_fill), STUB(string),	STUB(ran),
 };
 
 #define STUB_SYMBOLS 96
