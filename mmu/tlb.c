@@ -121,6 +121,33 @@ static void clear_block(struct tlb *tlb, unsigned block)
 	}
 }
 
+/* The lower half's is to be found anew. */
+static void unsettle_code(struct tlb *tlb)
+{
+	tlb->code_tag[LOWER] = 0;
+}
+
+/* Before a code map may be begun: what carries tags of former ones goes when they come again. */
+static void spare_code_tag(struct tlb *tlb)
+{
+	if (likely(!code_maps_over(&tlb->maps)))
+		return;
+	code_maps_forget(&tlb->maps);
+	tlb->code_gen++;
+}
+
+struct code_maps *tlb_search_code(struct tlb *tlb, uint64_t root)
+{
+	spare_code_tag(tlb);
+	code_maps_search(&tlb->maps, tlb->pcid, root);
+	return &tlb->maps;
+}
+
+void tlb_settle_code(struct tlb *tlb)
+{
+	tlb->code_tag[LOWER] = code_maps_tag(&tlb->maps);
+}
+
 /* The number that stood for an address space is was. 0 stands for none, and is never live. */
 static uint16_t replace_asid(struct tlb *tlb, uint16_t was, uint16_t asid)
 {
@@ -144,7 +171,7 @@ static void restart(struct tlb *tlb)
 	code_changed(tlb);
 	memset(tlb->live, 0, sizeof(tlb->live));
 	tlb->next_asid = tlb->oldest_asid = 1;
-	tlb->tag[UPPER] = replace_asid(tlb, 0, tlb->next_asid++);
+	tlb->tag[UPPER] = tlb->code_tag[UPPER] = replace_asid(tlb, 0, tlb->next_asid++);
 	tlb->pcid_asid[tlb->pcid] = replace_asid(tlb, 0, tlb->next_asid++);
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
 	tlb->own = (struct tlb_own){0};
@@ -164,7 +191,7 @@ static void renew_upper(struct tlb *tlb)
 {
 	uint16_t asid = new_asid(tlb);
 
-	tlb->tag[UPPER] = replace_asid(tlb, tlb->tag[UPPER], asid);
+	tlb->tag[UPPER] = tlb->code_tag[UPPER] = replace_asid(tlb, tlb->tag[UPPER], asid);
 	tlb->own = (struct tlb_own){0};
 	latches_renew_upper(&tlb->latches, tlb->pcid);
 	settle_latches(tlb);
@@ -176,6 +203,8 @@ static void renew_lower(struct tlb *tlb)
 
 	tlb->pcid_asid[tlb->pcid] = replace_asid(tlb, tlb->pcid_asid[tlb->pcid], asid);
 	tlb->tag[LOWER] = tlb->pcid_asid[tlb->pcid];
+	code_maps_flush(&tlb->maps, tlb->pcid);
+	unsettle_code(tlb);
 	latches_renew_lower(&tlb->latches, tlb->pcid);
 	settle_latches(tlb);
 }
@@ -206,6 +235,7 @@ void tlb_flush_all(struct tlb *tlb)
 	renew_lower(tlb);
 	psc_flush(&tlb->psc);
 	forget_large(tlb);
+	code_maps_forget(&tlb->maps);
 	code_changed(tlb);
 }
 
@@ -250,6 +280,7 @@ void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 	psc_set_pcid(&tlb->psc, pcid);
 	if (keep && tlb->pcid_asid[pcid] >= tlb->oldest_asid) {
 		tlb->tag[LOWER] = tlb->pcid_asid[pcid];
+		unsettle_code(tlb);
 		latches_use_lower(&tlb->latches, pcid);
 		settle_latches(tlb);
 	} else {
@@ -262,6 +293,7 @@ void tlb_switch(struct tlb *tlb, uint16_t pcid, bool keep)
 void tlb_flush_pcid(struct tlb *tlb, uint16_t pcid)
 {
 	tlb->pcid_asid[pcid] = replace_asid(tlb, tlb->pcid_asid[pcid], 0);
+	code_maps_flush(&tlb->maps, pcid);
 	if (pcid == tlb->pcid)
 		renew_lower(tlb);
 	psc_flush(&tlb->psc);
@@ -283,8 +315,12 @@ static void flush_small_page(struct tlb *tlb, gva_t gva)
 	unsigned b = exec_bit(gva);
 
 	flush_entries(tlb, gva);
-	if (tlb->exec_pages[b / 64] >> (b % 64) & 1)
+	if (!(gva >> 63)) {
+		if (code_maps_flush_page(&tlb->maps, gva))
+			unsettle_code(tlb);
+	} else if (tlb->exec_pages[b / 64] >> (b % 64) & 1) {
 		code_changed(tlb);
+	}
 }
 
 void tlb_flush_page(struct tlb *tlb, gva_t gva)
@@ -352,10 +388,24 @@ void tlb_note_own(struct tlb *tlb, gva_t gva)
 	own->n = MIN(own->n, TLB_OWN_PAGES) + 1;
 }
 
-static void note_fetch(struct tlb *tlb, gva_t gva)
+/* Without a map in use nothing is going to carry its number. */
+static void note_lower_fetch(struct tlb *tlb, const struct itlb_entry *e)
+{
+	if (unlikely(!tlb->code_tag[LOWER]))
+		return;
+	spare_code_tag(tlb);
+	code_maps_note(&tlb->maps, e->tag, e->user, e->gfn);
+	tlb_settle_code(tlb);
+}
+
+static void note_fetch(struct tlb *tlb, gva_t gva, const struct itlb_entry *e)
 {
 	unsigned b = exec_bit(gva);
 
+	if (!(gva >> 63)) {
+		note_lower_fetch(tlb, e);
+		return;
+	}
 	tlb->exec_pages[b / 64] |= 1ull << (b % 64);
 	tlb->own.fetched |= gva - tlb->own.lo < tlb->own.span;
 }
@@ -367,7 +417,7 @@ const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user)
 	if (e->tag != tlb_tag(tlb, gva) || e->user != user)
 		return NULL;
 	/* The entry may be older than this code_gen. */
-	note_fetch(tlb, gva);
+	note_fetch(tlb, gva, e);
 	return e;
 }
 
@@ -376,10 +426,10 @@ const struct itlb_entry *tlb_fetch_copy(struct tlb *tlb, gva_t gva, bool user,
 {
 	struct itlb_entry *e = &tlb->i[(gva >> PAGE_SHIFT) % ITLB_SIZE];
 
-	note_fetch(tlb, gva);
 	e->tag = tlb_tag(tlb, gva);
 	e->gfn = tlb2_frame(tlb, from)->gfn;
 	e->hva = (gva & PAGE_MASK) + tlb2_addend(from);
 	e->user = user;
+	note_fetch(tlb, gva, e);
 	return e;
 }

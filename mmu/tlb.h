@@ -21,6 +21,7 @@
 #ifndef MMU_TLB_H
 #define MMU_TLB_H
 
+#include "mmu/code_map.h"
 #include "mmu/latch.h"
 #include "mmu/psc.h"
 #include "src/base/types.h"
@@ -105,6 +106,11 @@ struct tlb {
 	struct tlb_entry e[TLB_NCTX][TLB_KINDS][TLB_SIZE];
 	/* Address space numbers in use: [0] lower half, [1] upper half. Hot. */
 	uint64_t tag[2];
+	/*
+	 * What leads from virtual addresses to code carries these instead: [0] the tag of the code
+	 * map in use, or 0, when one has to be searched first; [1] as tag[1].
+	 */
+	uint64_t code_tag[2];
 	struct psc psc;
 	struct itlb_entry i[ITLB_SIZE];
 	struct tlb2_entry e2[TLB2_SIZE];
@@ -124,10 +130,12 @@ struct tlb {
 	 */
 	uint64_t large[(1u << TLB_LARGE_BITS) / 64];
 	gva_t giga_lo[2], giga_hi[2];
-	/* Changes whenever a cached virtual-to-code mapping may be stale. */
+	/* Changes whenever a cached virtual-to-code mapping may be stale, but for code_tag. */
 	uint64_t code_gen;
-	uint64_t exec_pages[64]; /* Bloom filter of pages fetched from in this code_gen */
-	struct latches latches;	 /* of compiled code: pages that its checks saw last */
+	/* Bloom filter of pages of the upper half fetched from in this code_gen */
+	uint64_t exec_pages[64];
+	struct code_maps maps;	/* of pages of the lower half that were fetched from */
+	struct latches latches; /* of compiled code: pages that its checks saw last */
 };
 
 /* Zeroed memory in. */
@@ -268,6 +276,13 @@ static inline struct tlb2_entry *tlb2_insert(struct tlb *tlb, const struct tlb_f
 {
 	return tlb2_replace(tlb, tlb2_find(tlb, fill->gva), fill);
 }
+
+/*
+ * A code map for the address space in use is searched; when code_maps_ask() has no more questions
+ * code_tag[0] becomes its tag. May change code_gen.
+ */
+struct code_maps *tlb_search_code(struct tlb *tlb, uint64_t root);
+void tlb_settle_code(struct tlb *tlb);
 
 /* For fetches: the entry of the first level or NULL, and a copy from the second to the first. */
 const struct itlb_entry *tlb_fetch_lookup(struct tlb *tlb, gva_t gva, bool user);

@@ -118,6 +118,14 @@ const struct itlb_entry *mem_fetch(struct cpu *cpu, gva_t rip);
 /* The same, if it is known without a walk of the tables; else NULL. Uses no vector registers. */
 const struct itlb_entry *mem_fetch_quick(struct cpu *cpu, gva_t rip);
 
+/* Code tags of the TLB stand for the address space in use. Uses no vector registers. */
+void mem_search_code(struct cpu *cpu);
+static inline void mem_settle_code(struct cpu *cpu, gva_t rip)
+{
+	if (unlikely(!cpu->tlb.code_tag[rip >> 63]))
+		mem_search_code(cpu);
+}
+
 /* Effective (linear) address of the memory operand, with limit checks where the mode has them. */
 gva_t ea_slow(struct cpu *cpu, const struct insn *i, unsigned len, bool write);
 /* The same at a distance of offset bytes, wrapping as the address size demands. */

@@ -63,6 +63,34 @@ static uint64_t large_leaf(const struct psc_entry *p, gva_t gva, struct walk_res
 	return p->pde | (gva & (MIB(2) - 1) & PAGE_MASK);
 }
 
+static force_inline bool psc_knows(struct cpu *c, gva_t gva)
+{
+	return psc_entry(&c->tlb.psc, gva)->key == psc_key(&c->tlb.psc, gva);
+}
+
+/* What psc_knows() the way to, if that is present and accessed: of the page that gva is in. */
+static force_inline bool walk_by_psc(struct cpu *c, gva_t gva, struct walk_result *res)
+{
+	const struct psc *psc = &c->tlb.psc;
+	const struct psc_entry *p = psc_entry(&c->tlb.psc, gva);
+	uint64_t e, upper = p->pde;
+
+	res->page_size = PAGE_SIZE;
+	if (likely(p->table))
+		e = atomic_load_relaxed((uint64_t *)p->table + (gva >> PAGE_SHIFT & 511));
+	else
+		e = large_leaf(p, gva, res);
+	if ((e & (PTE_P | PTE_A | psc->rsvd)) != (PTE_P | PTE_A))
+		return false;
+	res->allow =
+		walk_allow[psc->policy << 3 | (upper & e & (PTE_W | PTE_U)) | (upper | e) >> 63];
+	if (!(e & PTE_D))
+		res->allow &= ~TLB_WRITES;
+	res->gpa = e & ((1ull << GUEST_PHYS_BITS) - 1) & PAGE_MASK;
+	res->global = e & PTE_G;
+	return true;
+}
+
 /*
  * Makes an entry of the second level, in place of old, from a page table that is known. Only where
  * no accessed or dirty bit must be set; a fault is left to a walk of all levels to tell.
@@ -70,29 +98,12 @@ static uint64_t large_leaf(const struct psc_entry *p, gva_t gva, struct walk_res
 static force_inline const struct tlb2_entry *find_by_psc(struct cpu *c, struct tlb2_entry *old,
 							 gva_t gva, unsigned need)
 {
-	const struct psc *psc = &c->tlb.psc;
-	const struct psc_entry *p = psc_entry(&c->tlb.psc, gva);
 	struct walk_result res;
 	struct tlb_fill fill;
-	uint64_t e, page, upper = p->pde;
+	uint64_t page;
 	uint32_t word;
 
-	if (p->key != psc_key(psc, gva))
-		return NULL;
-	res.page_size = PAGE_SIZE;
-	if (likely(p->table))
-		e = atomic_load_relaxed((uint64_t *)p->table + (gva >> PAGE_SHIFT & 511));
-	else
-		e = large_leaf(p, gva, &res);
-	if ((e & (PTE_P | PTE_A | psc->rsvd)) != (PTE_P | PTE_A))
-		return NULL;
-	res.allow =
-		walk_allow[psc->policy << 3 | (upper & e & (PTE_W | PTE_U)) | (upper | e) >> 63];
-	if (!(e & PTE_D))
-		res.allow &= ~TLB_WRITES;
-	res.gpa = e & ((1ull << GUEST_PHYS_BITS) - 1) & PAGE_MASK;
-	res.global = e & PTE_G;
-	if (!(res.allow & need))
+	if (!psc_knows(c, gva) || !walk_by_psc(c, gva, &res) || !(res.allow & need))
 		return NULL;
 	page = npt_lookup_code(c->gmem->npt, res.gpa >> PAGE_SHIFT, &word);
 	if (unlikely(!page))
@@ -121,6 +132,33 @@ const struct itlb_entry *mem_fetch_quick(struct cpu *c, gva_t rip)
 		return e;
 	e2 = mem_find(c, rip, user ? TLB_FETCH_USER : TLB_FETCH_SUPER);
 	return e2 ? tlb_fetch_copy(&c->tlb, rip, user, e2) : NULL;
+}
+
+/* Whether the tables say that code may be fetched from the page, in the frame, and was. */
+static bool same_code(struct cpu *c, const struct code_map_page *p)
+{
+	bool user = p->key & CODE_MAP_USER;
+	gva_t page = p->key & PAGE_MASK;
+	struct walk_result res;
+	struct walk_regs regs;
+
+	if (likely(psc_knows(c, page)))
+		return walk_by_psc(c, page, &res) &&
+		       (res.allow & (user ? TLB_FETCH_USER : TLB_FETCH_SUPER)) &&
+		       res.gpa >> PAGE_SHIFT == p->gfn;
+	mem_walk_regs(c, &regs);
+	return !walk_quiet(c->gmem, &regs, page, WALK_FETCH | (user ? WALK_USER : 0), &res) &&
+	       res.gpa >> PAGE_SHIFT == p->gfn;
+}
+
+void mem_search_code(struct cpu *c)
+{
+	struct code_maps *m = tlb_search_code(&c->tlb, c->cr3 & PAGE_MASK);
+	const struct code_map_page *p;
+
+	while ((p = code_maps_ask(m)))
+		code_maps_answer(m, same_code(c, p));
+	tlb_settle_code(&c->tlb);
 }
 
 /* dirty: the walk may set D. */

@@ -440,18 +440,92 @@ static void test_fetch(void **state)
 	assert_null(tlb_fetch_lookup(tlb, LOW, true));
 
 	/* A flush of a page that was fetched from tells the holders of cached code. */
+	f = fill_of(HIGH);
+	fetch_insert(tlb, &f);
 	gen = tlb->code_gen;
-	tlb_flush_page(tlb, LOW);
-	assert_null(tlb_fetch_lookup(tlb, LOW, false));
+	tlb_flush_page(tlb, HIGH);
+	assert_null(tlb_fetch_lookup(tlb, HIGH, false));
 	assert_int_not_equal(tlb->code_gen, gen);
 
 	/* Also if its entry was evicted meanwhile by another page. */
 	fetch_insert(tlb, &f);
-	f = fill_of(LOW + ITLB_SIZE * PAGE_SIZE);
+	f = fill_of(HIGH + ITLB_SIZE * PAGE_SIZE);
 	fetch_insert(tlb, &f);
 	gen = tlb->code_gen;
-	tlb_flush_page(tlb, LOW);
+	tlb_flush_page(tlb, HIGH);
 	assert_int_not_equal(tlb->code_gen, gen);
+}
+
+/* Searches for a code map; returns how many pages had to be asked about, which have not changed. */
+static unsigned settle(struct tlb *tlb)
+{
+	struct code_maps *m;
+	unsigned asked = 0;
+
+	assert_int_equal(tlb->code_tag[0], 0);
+	m = tlb_search_code(tlb, 0);
+	for (; code_maps_ask(m); asked++)
+		code_maps_answer(m, true);
+	tlb_settle_code(tlb);
+	return asked;
+}
+
+/* After which events the tables have to be asked about code of the lower half, and which. */
+static void test_code_tag(void **state)
+{
+	struct tlb *tlb = *state;
+	struct tlb_fill f = fill_of(LOW);
+	uint64_t tag, upper;
+
+	assert_int_equal(settle(tlb), 0);
+	tag = tlb->code_tag[0];
+	fetch_insert(tlb, &f);
+	assert_int_equal(tlb->code_tag[0], tag);
+	tlb_flush_page(tlb, LOW + PAGE_SIZE);
+	assert_int_equal(tlb->code_tag[0], tag);
+	tlb_flush_page(tlb, LOW + 1);
+	assert_int_equal(settle(tlb), 1);
+	tlb_switch(tlb, 0, false);
+	assert_int_equal(settle(tlb), 1);
+	tlb_switch(tlb, 0, true);
+	assert_int_equal(settle(tlb), 0);
+	tlb_flush_pcid(tlb, 0);
+	assert_int_equal(settle(tlb), 1);
+	tlb_switch(tlb, 1, false);
+	assert_int_equal(settle(tlb), 1);
+	tlb_flush_pcid(tlb, 0);
+	assert_int_equal(tlb->code_tag[0], tag);
+	tlb_switch(tlb, 0, true);
+	assert_int_equal(settle(tlb), 1);
+	assert_int_equal(tlb->code_tag[0], tag);
+	/* Nothing is known of any mapping any more. */
+	upper = tlb->code_tag[1];
+	tlb_flush_all(tlb);
+	assert_int_not_equal(tlb->code_tag[1], upper);
+	assert_int_equal(tlb->code_tag[1], tlb->tag[1]);
+	assert_int_equal(settle(tlb), 0);
+	assert_int_not_equal(tlb->code_tag[0], tag);
+}
+
+/* Before a tag comes again what carries it is told to be old. */
+static void test_code_tags_round(void **state)
+{
+	struct tlb *tlb = *state;
+	uint64_t gen, tag;
+	unsigned n;
+
+	settle(tlb);
+	tag = tlb->code_tag[0];
+	gen = tlb->code_gen;
+	for (n = 0; n < 2 * CODE_MAP_TAGS && tlb->code_gen == gen; n++) {
+		struct tlb_fill f = fill_of(LOW);
+
+		f.gfn += n;
+		fetch_insert(tlb, &f);
+		assert_true(n == 0 || tlb->code_tag[0] != tag || tlb->code_gen != gen);
+	}
+	assert_int_equal(tlb->code_tag[0], tag);
+	assert_in_range(n, CODE_MAP_TAGS, CODE_MAP_TAGS + 1);
 }
 
 int main(void)
@@ -474,6 +548,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_page_moved, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chains, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fetch, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_code_tag, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_code_tags_round, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

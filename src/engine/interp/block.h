@@ -10,6 +10,7 @@
 #include "src/base/atomic.h"
 #include "src/engine/interp/code.h"
 #include "src/engine/interp/decode.h"
+#include "src/x86/mem.h"
 
 #define BLOCK_MAX_INSNS 48
 /* Two slots for each vector instruction, and one for op_end. */
@@ -98,7 +99,7 @@ const struct jump_entry *block_find_compiled(struct block_cache *bc, uint64_t ri
 /* Spreads the same code in several address spaces over the jump cache. */
 static inline uint64_t block_jump_salt(const struct cpu *cpu, uint64_t rip)
 {
-	return cpu->tlb.tag[rip >> 63];
+	return cpu->tlb.code_tag[rip >> 63];
 }
 
 /* As compiled code does it, too. */
@@ -115,7 +116,7 @@ static inline uint64_t block_jump_key(const struct block_cache *bc, uint64_t rip
 	const struct cpu *cpu = bc->cpu;
 
 	return (cpu->tlb.code_gen + bc->jump_gen) << 20 | block_key(cpu, rip, options) |
-	       cpu->tlb.tag[rip >> 63];
+	       cpu->tlb.code_tag[rip >> 63];
 }
 
 /*
@@ -139,7 +140,7 @@ static inline bool block_branches_over(const struct block_cache *bc)
 
 static inline uint64_t block_branch_tag(const struct block_cache *bc, uint64_t rip)
 {
-	return block_branch_gen(bc) << (64 - BRANCH_GEN_BITS) | bc->cpu->tlb.tag[rip >> 63];
+	return block_branch_gen(bc) << (64 - BRANCH_GEN_BITS) | bc->cpu->tlb.code_tag[rip >> 63];
 }
 
 void block_clear_branches(struct block_cache *bc);
@@ -161,8 +162,10 @@ static inline struct jump_entry *block_jump_second(struct block_cache *bc, struc
 static inline struct block *block_find(struct block_cache *bc, uint64_t rip, uint32_t options)
 {
 	struct cpu *cpu = bc->cpu;
-	struct jump_entry *e = block_jump_entry(bc, rip);
+	struct jump_entry *e;
 
+	mem_settle_code(cpu, rip);
+	e = block_jump_entry(bc, rip);
 	if (likely(e->rip == rip && e->key == block_jump_key(bc, rip, options)))
 		return e->block;
 	return block_find_slow(bc, rip, block_key(cpu, rip, options));

@@ -4,8 +4,6 @@
  */
 #include "src/engine/interp/block.h"
 
-#include "src/x86/mem.h"
-
 struct block *block_kept(struct block_cache *bc, gpa_t gpa, uint32_t key)
 {
 	struct block **place = &bc->kept[(gpa ^ gpa >> 15 ^ key >> 16) % KEPT], *b = *place;
@@ -33,11 +31,14 @@ struct jump_entry *block_note_jump(struct block_cache *bc, uint64_t rip, uint32_
 
 const struct jump_entry *block_find_compiled(struct block_cache *bc, uint64_t rip)
 {
-	struct jump_entry *j = block_jump_entry(bc, rip);
-	uint64_t key = block_jump_key(bc, rip, 0);
 	const struct itlb_entry *e;
+	struct jump_entry *j;
 	struct block *b;
+	uint64_t key;
 
+	mem_settle_code(bc->cpu, rip);
+	j = block_jump_entry(bc, rip);
+	key = block_jump_key(bc, rip, 0);
 	if (j->rip != rip || j->key != key)
 		j = block_jump_second(bc, j);
 	if (j->rip != rip || j->key != key) {
