@@ -45,8 +45,7 @@ static void clear_half(struct latches *l, unsigned half)
 void latches_clear(struct latches *l, uint16_t pcid)
 {
 	clear_half(l, UPPER);
-	for (unsigned n = 0; n < (l->stride ? LATCH_BANKS : 1); n++)
-		clear_half(latches_alias(l, n), LOWER);
+	clear_half(l, LOWER);
 	memset(l->pcid, 0, sizeof(l->pcid));
 	l->stored = false;
 	l->filled[LOWER] = false;

@@ -8,17 +8,14 @@
  * whether the page, the address space and the time since the last flush are the same. Tags are
  * numbered; each lies at least 2^49 from all others and from 0, and canonical addresses of one half
  * or of both are less than 2^48 apart. So no canonical address matches a latch that was filled
- * under another tag, nor one that was never filled or counts runs: that has less than 2^32 there.
+ * under another tag, nor one that was never filled.
  * An address that is not canonical might: it would be one secret distance of 2^41 away, and the
  * host's access then be to an address that is not canonical either.
  *
  * To flush is to take a new tag: one for the lower half of each PCID, and one for the upper half.
  *
- * Processes that run the same code would take its latches from each other at every switch. So there
- * are banks of latches for code of the lower half, one for each of a few PCIDs. Which bank is used
- * is never wrong, since tags tell what is in it. Compiled code has the latches at a constant
- * distance from GS; so the memory of the CPU is mapped as often as there are banks, each time with
- * another one in the place of the first (cpu_alloc()), and GS points to one such alias.
+ * Direct branches have a latch each, too, which is filled under another kind of tag: see
+ * engine/interp/block.h.
  */
 #ifndef MMU_LATCH_H
 #define MMU_LATCH_H
@@ -31,15 +28,10 @@
 #define LATCH_BITS    10
 #define LATCH_NUMBERS (1u << LATCH_BITS)
 #define LATCH_PCIDS   4096u
-#define LATCH_BANKS   8u
 
 struct latch {
-	uint64_t base; /* page address + tag; or a count of runs, in the lower half */
-	union {
-		uint64_t addend;  /* host address - guest virtual address */
-		uint64_t native;  /* of a branch's latch: the host code of its target */
-		uint64_t counted; /* of a count: when it was looked at, in units of code_now() */
-	};
+	uint64_t base;	 /* page address + tag */
+	uint64_t addend; /* host address - guest virtual address */
 };
 
 struct latches {
@@ -52,20 +44,11 @@ struct latches {
 	uint16_t oldest;	    /* lower half: numbers below it were flushed */
 	uint16_t pcid[LATCH_PCIDS]; /* number of the lower half's tag; 0: none */
 	uint64_t number[LATCH_NUMBERS];
-	size_t stride; /* in bytes from one alias to the next, of LATCH_BANKS; 0: there are none */
-	/*
-	 * By the half that the code is in, as tag[]. What belongs to the lower half is the first
-	 * bank's. Set by compiled code: a latch of the piece was filled.
-	 */
+	/* By the half that the code is in, as tag[]. Set by compiled code: one of a piece was
+	 * filled. */
 	uint8_t touched[2][LATCHES / LATCH_PIECE] __attribute__((aligned(PAGE_SIZE)));
 	struct latch latch[2][LATCHES];
 };
-
-/* As if it were all that is there, but for the latches of code in the upper half. */
-static inline struct latches *latches_alias(struct latches *l, unsigned bank)
-{
-	return (struct latches *)((char *)l + bank * l->stride);
-}
 
 /*
  * A few latches are shared by accesses to the stack, which mostly go to the same page wherever they

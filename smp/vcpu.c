@@ -359,7 +359,7 @@ static int create_vcpu(struct smp *smp, unsigned index)
 	shootdown_queue_init(&v->queue, kick_shootdown, v);
 	r = cpu_init(&v->cpu);
 	if (r) {
-		cpu_free(&v->cpu);
+		cpu_free(&v->cpu, sizeof(*v));
 		return r;
 	}
 	reset_vcpu(v);
@@ -429,7 +429,7 @@ void smp_destroy(struct smp *smp)
 		return;
 	for (unsigned n = 0; n < smp->n; n++) {
 		cpu_fini(&smp->vcpu[n]->cpu);
-		cpu_free(&smp->vcpu[n]->cpu);
+		cpu_free(&smp->vcpu[n]->cpu, sizeof(*smp->vcpu[n]));
 	}
 	free(smp->vcpu);
 	free(smp->by_apic_id);

@@ -146,6 +146,7 @@ struct cpu_exception {
 #define CPU_BT_STRIP   8  /* ... of a loop */
 #define CPU_BT_KEPT    32 /* returns */
 #define CPU_BT_TABLES  4
+#define CPU_BT_COUNTS  262144u /* of runs of code */
 
 /* A table that a loop reads: where its second page begins, the addends of both. */
 struct cpu_bt_table {
@@ -202,7 +203,8 @@ struct cpu {
 		uint64_t kept[2 * CPU_BT_KEPT];
 		uint64_t kept_bytes;
 		uint64_t kept_user; /* distance of user_rsp from its lowest, or anything larger */
-		uint64_t lower_tag; /* tlb.tag[0] when code was last entered or changed the mode */
+		uint64_t lower_tag; /* tlb.code_tag[0] when code was last entered or changed the
+				       mode */
 		bool other_place;   /* what the shadow stack predicts is not of where to go on */
 		uint64_t addend[CPU_BT_ADDENDS + CPU_BT_STRIP]; /* of accesses that were checked */
 		struct cpu_bt_table table[CPU_BT_TABLES];
@@ -225,6 +227,9 @@ struct cpu {
 		uint64_t salt; /* of the jump cache's index, for the same half: 32 bits */
 		uint64_t branch_tag; /* of latches of branches, for the same half */
 		uint32_t latch;	     /* to be filled: its offset among them */
+		void *far;	     /* struct bt_far of the branch whose latch failed */
+		void *far_exit;	     /* struct bt_far by which it was left, or NULL */
+		uint64_t far_rip;    /* ... to where */
 		void *branch;	/* struct bt_site of the indirect branch being looked up, or NULL */
 		void *exit;	/* struct bt_exit by which compiled code was left, or NULL */
 		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
@@ -244,30 +249,25 @@ struct cpu {
 	gpa_t rmw_gpa[2];	     /* of both pages of the operand of mem_rmw_ptr() */
 	uint8_t vec_buf[64]
 		__attribute__((aligned(64))); /* memory operand of a vector instruction */
+	/* When counts of runs were last full, in units of code_now(). */
+	uint32_t bt_counted[CPU_BT_COUNTS];
 	/* Up to the latches: what compiled code reads, apart, for huge pages. */
 	struct jump_entry jump[JUMP_CACHE] __attribute__((aligned(PAGE_SIZE)));
+	/* Runs of units that run seldom, modulo 256, by code_alloc_count()'s number. */
+	uint8_t bt_count[CPU_BT_COUNTS];
 	struct tlb tlb;
 };
 
-/*
- * Zeroed memory of that size for what begins with a struct cpu, with as many aliases as there are
- * banks of latches (mmu/latch.h); NULL: there is none.
- */
+/* Zeroed memory of that size for what begins with a struct cpu; NULL: there is none. */
 struct cpu *cpu_alloc(size_t size);
-void cpu_free(struct cpu *cpu);
+void cpu_free(struct cpu *cpu, size_t size);
 /*
  * Has the kernel put what compiled code reads into huge pages (base/huge.h), by the VCPU's thread:
- * the jump cache and the software TLB; and latches around the n-th of one half, the lower one's in
- * the alias's bank.
+ * the jump cache and the software TLB; and latches around the n-th of one half.
  */
 void cpu_huge_caches(struct cpu *cpu);
-void cpu_huge_latches(struct cpu *alias, bool upper, uint32_t n);
+void cpu_huge_latches(struct cpu *cpu, bool upper, uint32_t n);
 #define CPU_HUGE_LATCHES (HUGE_PAGE / sizeof(struct latch)) /* at once */
-/* The CPU's alias with bank n. */
-static inline struct cpu *cpu_alias(struct cpu *cpu, unsigned n)
-{
-	return (struct cpu *)((char *)cpu + n * cpu->tlb.latches.stride);
-}
 
 /* Zeroed memory in, power-on state out. ops, gmem, stats must be set by the caller before it runs.
  */

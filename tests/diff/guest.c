@@ -243,7 +243,7 @@ void guest_destroy(struct guest *g)
 {
 	interp_destroy(g->interp);
 	cpu_fini(g->cpu);
-	cpu_free(g->cpu);
+	cpu_free(g->cpu, sizeof(*g->cpu));
 	gmem_fini(&g->gmem);
 	munmap(g->ram, RAM_SIZE);
 	free(g);

@@ -218,6 +218,8 @@ all_cpus:
 	call barrier
 	call by_breakpoint
 	call barrier
+	call with_neighbours
+	call barrier
 	popq %rbp
 	ret
 
@@ -369,6 +371,57 @@ by_breakpoint:
 	cli
 	ret
 
+/*
+ * One page of code, at an address of each processor's own. Behind it each has a page of its own,
+ * which the code calls and jumps to. Then another common one, to whose last instruction it jumps,
+ * and that goes on in a page of its own.
+ */
+#define WINDOWS 0x18000000000
+#define WINDOW_BITS 21
+
+with_neighbours:
+	testl %ebp, %ebp
+	jnz 2f
+	TEST("the same code with another neighbour for each processor")
+	movq $window_pdpt + 3, boot_pml4 + 24
+	movq $window_pd + 3, window_pdpt
+	movq $window_pt + 3, %rax
+	movq $neighbours + 3, %rdx
+	movq $tails + 3, %rsi
+	xorl %ecx, %ecx
+1:	movq %rax, window_pd(, %rcx, 8)
+	movq $common_code + 3, -3(%rax)
+	movq %rdx, 8 - 3(%rax)
+	movq $common_end + 3, 16 - 3(%rax)
+	movq %rsi, 24 - 3(%rax)
+	addq $4096, %rsi
+	addq $4096, %rax
+	addq $4096, %rdx
+	incl %ecx
+	cmpl $MAX_CPUS, %ecx
+	jb 1b
+2:	call barrier
+	movl %ebp, %ebx
+	shlq $WINDOW_BITS, %rbx
+	movabsq $WINDOWS, %rax
+	addq %rax, %rbx
+	movl $20 * ROUNDS, %r12d
+1:	call *%rbx
+	cmpl %eax, %ebp
+	CHECK(e)
+	leaq 16(%rbx), %rax
+	call *%rax
+	cmpl %eax, %ebp
+	CHECK(e)
+	leaq 32(%rbx), %rax
+	call *%rax
+	shrl $16, %eax
+	cmpl %eax, %ebp
+	CHECK(e)
+	decl %r12d
+	jnz 1b
+	ret
+
 	.balign 64
 victim:	movl $0, %eax
 	ret
@@ -390,6 +443,33 @@ poked:	movl $0, %eax			/* crosses cache lines */
 crossing: movl $0, %eax
 	ret
 	.balign 4096
+common_code:
+	call common_code + 4096
+	ret
+	.balign 16
+	jmp common_code + 4096
+	.balign 16
+	jmp common_code + 3 * 4096 - 3
+	.balign 4096
+common_end:
+	.skip 4093
+	.byte 0xb8, 0, 0		/* mov $imm32, %eax */
+neighbours:
+	.set n, 0
+	.rept MAX_CPUS
+	movl $n, %eax
+	ret
+	.balign 4096
+	.set n, n + 1
+	.endr
+tails:
+	.set n, 0
+	.rept MAX_CPUS
+	.byte n, 0			/* of imm32 */
+	ret
+	.balign 4096
+	.set n, n + 1
+	.endr
 
 	.data
 	.balign 64
@@ -407,4 +487,7 @@ poking_done: .long 0
 	.balign 4096
 alias_pdpt: .skip 4096
 alias_pd: .skip 4096
+window_pdpt: .skip 4096
+window_pd: .skip 4096
+window_pt: .skip 4096 * MAX_CPUS
 generated: .skip 257 * 1040

@@ -179,7 +179,7 @@ static inline void guest_cpu_destroy(struct guest_cpu *g)
 	gmem_fini(&g->gm);
 	munmap(g->ram, RAM_SIZE);
 	rcu_thread_exit();
-	cpu_free(g->cpu);
+	cpu_free(g->cpu, sizeof(*g->cpu));
 	free(g);
 }
 

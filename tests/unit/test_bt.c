@@ -348,6 +348,29 @@ static void test_far_branches(void **state)
 	assert_int_equal(run_branches(g, ELSEWHERE), 50);
 }
 
+/*
+ * A flush that changes no mapping of code costs no look-up of it; it is as if the code was fetched
+ * again behind it, though.
+ */
+static void test_flush_keeps_code(void **state)
+{
+	struct guest_cpu *g = *state;
+	uint64_t misses, *pte = &g->pt[CODE_GPA >> PAGE_SHIFT];
+
+	load_branches(g);
+	misses = g->stats.jump_misses;
+	tlb_switch(&g->cpu->tlb, 0, false);
+	assert_int_equal(run_branches(g, CODE_GPA), 50);
+	tlb_switch(&g->cpu->tlb, 1, false);
+	assert_int_equal(run_branches(g, CODE_GPA), 50);
+	assert_int_equal(g->stats.jump_misses, misses);
+	assert_true(*pte & PTE_A);
+	*pte &= ~PTE_A;
+	tlb_switch(&g->cpu->tlb, 0, false);
+	assert_int_equal(run_branches(g, CODE_GPA), 50);
+	assert_true(*pte & PTE_A);
+}
+
 static void test_far_branches_by_pcid(void **state)
 {
 	struct guest_cpu *g = *state;
@@ -382,6 +405,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_sysret_to_nowhere),
+		TEST(test_flush_keeps_code),
 		TEST(test_jump_to_nowhere),
 		TEST(test_return_to_nowhere),
 		TEST(test_room_ends),

@@ -470,37 +470,6 @@ static void test_stack(void **state)
 	}
 }
 
-static void warm(struct guest_cpu *g, uint16_t pcid)
-{
-	sys_write_cr(g->cpu, 3, TABLES_GPA | pcid | CR3_NOFLUSH);
-	for (unsigned n = 0; n < WARM; n++)
-		assert_int_equal(loaded(g, 0), OLD);
-}
-
-/* Whether some latch is filled when the PCID is used again. */
-static bool fills(struct guest_cpu *g, uint16_t pcid)
-{
-	int32_t was = g->cpu->bt.fills;
-
-	sys_write_cr(g->cpu, 3, TABLES_GPA | pcid | CR3_NOFLUSH);
-	assert_int_equal(loaded(g, 0), OLD);
-	return g->cpu->bt.fills != was;
-}
-
-/* Address spaces that run the same code do not take its latches from each other. */
-static void test_banks(void **state)
-{
-	struct guest_cpu *g = *state;
-
-	warm(g, 0);
-	warm(g, 1);
-	assert_false(fills(g, 0));
-	assert_false(fills(g, 1));
-	warm(g, LATCH_BANKS);
-	assert_true(fills(g, 0));
-	assert_false(fills(g, 1));
-}
-
 static uint64_t read_fields(struct guest_cpu *g, uint64_t rounds)
 {
 	uint64_t before = g->stats.blocks_compiled;
@@ -670,11 +639,8 @@ static unsigned filled(struct latches *l)
 {
 	unsigned n = 0;
 
-	for (unsigned k = 0; k < LATCHES; k++) {
-		n += l->latch[1][k].base != 0;
-		for (unsigned b = 0; b < LATCH_BANKS; b++)
-			n += latches_alias(l, b)->latch[0][k].base != 0;
-	}
+	for (unsigned k = 0; k < LATCHES; k++)
+		n += (l->latch[0][k].base != 0) + (l->latch[1][k].base != 0);
 	return n;
 }
 
@@ -721,14 +687,11 @@ static void test_distances(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_events),	  TEST(test_code),
-		TEST(test_watched),	  TEST(test_near),
-		TEST(test_groups),	  TEST(test_misaligned_elsewhere),
-		TEST(test_distances),	  TEST(test_clearing),
-		TEST(test_stack),	  TEST(test_banks),
-		TEST(test_own),		  TEST(test_narrow),
-		TEST(test_fixed),	  TEST(test_retry),
-		TEST(test_narrow_slowly), cmocka_unit_test(test_seldom),
+		TEST(test_events),    TEST(test_code),		TEST(test_watched),
+		TEST(test_near),      TEST(test_groups),	TEST(test_misaligned_elsewhere),
+		TEST(test_distances), TEST(test_clearing),	TEST(test_stack),
+		TEST(test_own),	      TEST(test_narrow),	TEST(test_fixed),
+		TEST(test_retry),     TEST(test_narrow_slowly), cmocka_unit_test(test_seldom),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

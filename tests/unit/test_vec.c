@@ -59,7 +59,7 @@ static int teardown(void **state)
 	cpu_fini(f->cpu);
 	gmem_fini(&f->gmem);
 	munmap(f->ram, RAM_SIZE);
-	cpu_free(f->cpu);
+	cpu_free(f->cpu, sizeof(*f->cpu));
 	free(f);
 	return 0;
 }

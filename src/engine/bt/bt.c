@@ -8,12 +8,10 @@
 #include "src/base/atomic.h"
 #include "src/engine/bt/translate.h"
 
-#define MAX_SLICE 30000u
-/* A bank is taken if address spaces are in use for so many times as long as that takes. */
-#define BANK_WORTH 8
-/* The bank in use is looked at every tenth of a second, about. */
-#define SAMPLE_CYCLES (1u << 28)
-#define SEEN_OFTEN    4
+#define MAX_SLICE    30000u
+#define HUGE_CYCLES  (1u << 28) /* a tenth of a second, about */
+#define HUGE_LATCHES (LATCHES / CPU_HUGE_LATCHES)
+#define HUGE_WORTH   8
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
 _Static_assert(SHADOW_BYTES < 1 << GDB_JIT_REACH_BITS, "with room for what lies below");
@@ -92,66 +90,45 @@ void bt_destroy(struct bt *bt)
 	free(bt);
 }
 
-/* Returns what it took in cycles of the host's clock. */
-static uint64_t set_gs(const struct bt *bt)
-{
-	uint64_t start = __builtin_ia32_rdtsc();
-
-	syscall(SYS_arch_prctl, ARCH_SET_GS, cpu_alias(bt->cpu, bt->bank));
-	return __builtin_ia32_rdtsc() - start;
-}
-
 void bt_enter_thread(struct bt *bt)
 {
-	set_gs(bt);
-	bt->gs_cycles = bt->counted ? 0 : set_gs(bt);
+	syscall(SYS_arch_prctl, ARCH_SET_GS, bt->cpu);
 	if (!bt->counted)
 		cpu_huge_caches(bt->cpu);
 }
 
-/* Latches of the room in use go to huge pages, in the bank in use. */
-static void huge_latches(struct bt *bt, bool upper)
+/* Latches go to a huge page if so many pieces, a page each, that it holds are used. */
+static void huge_latches(struct bt *bt, bool upper, unsigned n)
 {
-	uint8_t *done = &bt->huge[upper ? LATCH_BANKS : bt->bank];
-	uint32_t n = bt->bc->room.latch[upper] % LATCHES;
-	uint8_t bit = 1u << n / CPU_HUGE_LATCHES;
+	const unsigned pieces = CPU_HUGE_LATCHES / LATCH_PIECE;
+	const uint8_t *touched = &bt->cpu->tlb.latches.touched[upper][n * pieces];
+	unsigned used = 0;
 
-	_Static_assert(LATCHES / CPU_HUGE_LATCHES <= 8, "bits");
-	if (bt->counted || (*done & bit))
+	_Static_assert(HUGE_LATCHES <= 8, "bits");
+	if (bt->huge[upper] >> n & 1)
 		return;
-	*done |= bit;
-	cpu_huge_latches(cpu_alias(bt->cpu, bt->bank), upper, n);
+	for (unsigned k = 0; k < pieces; k++)
+		used += touched[k];
+	if (used < pieces / HUGE_WORTH)
+		return;
+	bt->huge[upper] |= 1u << n;
+	cpu_huge_latches(bt->cpu, upper, n * CPU_HUGE_LATCHES);
 }
 
-/* Every so often: a bank that is often the one in use is worth huge pages, and all have the code of
- * the upper half. */
-static void sample_bank(struct bt *bt)
+/* Every so often. */
+static void make_huge(struct bt *bt)
 {
 	uint64_t now = __builtin_ia32_rdtsc();
 
-	if (likely(now < bt->sample_next))
+	if (likely(now < bt->huge_next))
 		return;
-	bt->sample_next = now + SAMPLE_CYCLES;
-	huge_latches(bt, true);
-	if (bt->bank_seen[bt->bank] == SEEN_OFTEN)
-		huge_latches(bt, false);
-	else
-		bt->bank_seen[bt->bank]++;
-}
-
-void bt_want_bank(struct bt *bt, unsigned bank)
-{
-	uint64_t now = __builtin_ia32_rdtsc(), worth = BANK_WORTH * bt->gs_cycles;
-
-	/* The mean of some, none of which counts for many. */
-	bt->bank_stay += MIN(now - bt->bank_time, 8 * worth) / 8;
-	bt->bank_stay -= bt->bank_stay / 8;
-	bt->bank_time = now;
-	bt->bank_wanted = bank;
-	if (bank == bt->bank || bt->bank_stay < worth)
+	bt->huge_next = now + HUGE_CYCLES;
+	if (bt->counted)
 		return;
-	bt->bank = bank;
-	set_gs(bt);
+	for (unsigned n = 0; n < HUGE_LATCHES; n++) {
+		huge_latches(bt, true, n);
+		huge_latches(bt, false, n);
+	}
 }
 
 /* The unit is compiled again: every VCPU that looks it up or jumps to it comes to the new code. */
@@ -202,16 +179,22 @@ void bt_unkick(struct bt *bt)
 	atomic_store_seq(&bt->cpu->bt.stack_limit, here - SHADOW_BYTES);
 }
 
+static void forget_exit(struct cpu *c)
+{
+	c->bt.exit = NULL;
+	c->bt.far_exit = NULL;
+}
+
 void bt_run(struct bt *bt, const struct block *b, uint32_t max_insns)
 {
 	struct cpu *c = bt->cpu;
 	void (*enter)(void *native) = (void (*)(void *))e_exec(&bt->e, bt->stubs->enter);
 
-	sample_bank(bt);
+	make_huge(bt);
 	if (!bt_same_place(bt))
 		c->bt.kept_bytes = 0;
 	bt_enter_block(bt);
-	c->bt.exit = NULL;
+	forget_exit(c);
 	c->bt.branch = NULL;
 	/* At least one unit runs, or a caller with a small budget would not get on. */
 	bt->slice = MAX(MIN(max_insns, MAX_SLICE), UNIT_MAX_INSNS);
@@ -243,17 +226,13 @@ void bt_show(struct bt *bt)
 void bt_landed(struct bt *bt)
 {
 	finish(bt);
-	bt->cpu->bt.exit = NULL;
+	forget_exit(bt->cpu);
 }
 
-void bt_link(struct bt *bt, struct block *next)
+static void link_exit(struct bt *bt, struct bt_exit *x, struct block *next)
 {
-	struct bt_exit *x = bt->cpu->bt.exit;
-
-	bt->cpu->bt.exit = NULL;
-	if (bt->stubs->single || next->gpa != x->gpa || next->key != x->key)
+	if (next->gpa != x->gpa || next->key != x->key)
 		return;
-	code_lock(bt->bc->code);
 	/* Of a living block nothing has gone, and what two of a page have goes together. */
 	if (next->gfn2 != NO_GFN) {
 		/* It is there only while both of its pages are. */
@@ -264,12 +243,42 @@ void bt_link(struct bt *bt, struct block *next)
 		next->links = x;
 		bt_join(&bt->e, x, next);
 	}
+}
+
+static void link_far(struct bt *bt, struct bt_far *far, struct block *next)
+{
+	/* Something may have come in between. */
+	if (bt->cpu->rip != bt->cpu->bt.far_rip || next->dead)
+		return;
+	/* Of two pages the second may be another one elsewhere. */
+	if (next->gfn2 != NO_GFN || next->key != far->key ||
+	    (far->gpa != NO_FAR_GPA && far->gpa != next->gpa)) {
+		atomic_store_relaxed(&far->refused, next->far_native);
+		return;
+	}
+	far->gpa = next->gpa;
+	e_repatch(far->jump, (uint8_t *)next->far_native - bt->e.to_exec);
+}
+
+void bt_link(struct bt *bt, struct block *next)
+{
+	struct bt_exit *x = bt->cpu->bt.exit;
+	struct bt_far *far = bt->cpu->bt.far_exit;
+
+	forget_exit(bt->cpu);
+	if (bt->stubs->single)
+		return;
+	code_lock(bt->bc->code);
+	if (far)
+		link_far(bt, far, next);
+	else
+		link_exit(bt, x, next);
 	code_unlock(bt->bc->code);
 }
 
 void bt_unlink(struct bt *bt)
 {
-	bt->cpu->bt.exit = NULL;
+	forget_exit(bt->cpu);
 	/* Nor is any on the stack: another thread may have that when the VCPU next runs. */
 	bt->cpu->bt.host_rsp = 0;
 }

@@ -71,7 +71,7 @@ struct bt_check {
 	bool any_half;	/* addresses may be in the half that the code is not in */
 	bool narrow;	/* the accesses are as close together as accesses of one check get */
 	uint8_t place;	/* of the group: its bit in the block's sets */
-	uint32_t latch; /* not of a check: where the runs of the unit are counted */
+	uint32_t count; /* not of a check: where the runs of the unit are counted */
 };
 
 /*
@@ -88,6 +88,23 @@ struct bt_exit {
 	uint8_t *out;	      /* displacement of the jump to where that is found out, likewise */
 	struct bt_exit *next; /* in the list of the block it was joined to */
 };
+
+/*
+ * A direct branch to another page: when a VCPU has come to its target the host's jump leads there,
+ * and is taken if the VCPU's latch of the branch is of the page and tag in use. Whoever fills that
+ * latch has looked the target up, and found that the jump leads to just that code. Lock of the code
+ * cache held, it is patched to other code of the same living block: who has filled its latch comes
+ * to that, then.
+ */
+struct bt_far {
+	uint8_t *jump;	     /* displacement, in the writable mapping, not across a quadword */
+	const uint8_t *next; /* executable address behind it */
+	gpa_t gpa;	     /* of the block that it leads to, once and for all; or NO_FAR_GPA */
+	uint32_t key;	     /* of that */
+	uint32_t latch;	     /* its offset among latches */
+	const void *refused; /* code of another block, which a VCPU came to */
+};
+#define NO_FAR_GPA ~0ull
 
 /* Lock of the code cache held: the jump leads to the block's code from now on. */
 static inline void bt_join(const struct emit *e, struct bt_exit *x, const struct block *next)
@@ -117,7 +134,7 @@ struct bt_stubs {
 	uint8_t *mode_left;
 	/* Where to go on when a fault was delivered, from user code and from the kernel's. */
 	uint8_t *fault_user, *fault_kernel;
-	uint8_t *branch_fill; /* where a direct branch goes whose latch failed */
+	uint8_t *branch_fill; /* where a direct branch to another page goes whose latch failed */
 	/*
 	 * stubs_tlb.c: called behind a compare that failed, with the tag it was for in SCRATCH0,
 	 * that of the group's last byte, and in SCRATCH1 the offset of the first level's entry in
@@ -155,19 +172,13 @@ struct bt {
 	uint32_t hot;	      /* how often a block was interpreted that is worth following */
 	FILE *log, *perf_map; /* see struct bt_config */
 	struct gdb_jit_cpu gdb_cpu;
-	unsigned bank;	      /* of latches, that GS points to the alias of */
-	unsigned bank_wanted; /* that of the address space in use */
-	uint64_t bank_time;   /* when that changed, by the host's clock */
-	uint64_t bank_stay;   /* mean of how long it did not, in cycles of it */
-	uint64_t gs_cycles;   /* what it takes to set GS: much on some virtual hosts */
-	uint32_t slice;	      /* instructions granted to this run */
-	bool counted;	      /* compiled code counts instructions, and stops after a slice */
-	bool deliver;	      /* page faults, without the run loop */
-	bool running;	      /* compiled code is on the stack */
-	uint8_t bank_seen[LATCH_BANKS]; /* so many samples found it in use, or more */
-	uint64_t sample_next;		/* by the host's clock */
-	uint8_t huge[LATCH_BANKS + 1]; /* latches in huge pages, as bits; last: of the upper half */
-	bool in_cpu; /* the block was left by a handler: flags are in struct cpu */
+	uint32_t slice;	    /* instructions granted to this run */
+	bool counted;	    /* compiled code counts instructions, and stops after a slice */
+	bool deliver;	    /* page faults, without the run loop */
+	bool running;	    /* compiled code is on the stack */
+	uint64_t huge_next; /* when latches are next looked at for that, by the host's clock */
+	uint8_t huge[2];    /* pieces of latches in huge pages, as bits, by the code's half */
+	bool in_cpu;	    /* the block was left by a handler: flags are in struct cpu */
 };
 
 /* stubs.c */
@@ -227,7 +238,10 @@ const uint8_t *bt_miss(struct cpu *cpu, const struct bt_check *check, gva_t lo);
 void bt_note_device(struct bt *bt, const struct bt_check *check);
 void bt_note_by_hand(struct bt *bt, struct bt_site *site, bool device);
 
-/* The same file, called as bt_miss() is: a unit that runs seldom has run BT_RUNS times. */
+/*
+ * The same file, called as bt_miss() is: a unit that runs seldom has run BT_RUNS times, which is
+ * when a byte is full.
+ */
 #define BT_RUNS 256
 const uint8_t *bt_ran(struct cpu *cpu, const struct bt_check *check);
 
@@ -283,19 +297,16 @@ static inline void bt_flags_unpack(struct cpu *c, uint16_t ax)
 	flags_set_arith(c, bt_flags_arith(ax));
 }
 
-/* bt.c: the address space in use is another, with that bank. */
-void bt_want_bank(struct bt *bt, unsigned bank);
-
 /*
- * Sets what compiled code needs to know to run from cpu->rip on, but for the flags. Branches must
- * not be over (block.h).
+ * Sets what compiled code needs to know to run from cpu->rip on, but for the flags. Code tags are
+ * settled, and branches must not be over (block.h).
  */
 static inline void bt_enter_place(struct bt *bt)
 {
 	struct cpu *c = bt->cpu;
 
 	c->bt.page = c->rip & PAGE_MASK;
-	c->bt.lower_tag = c->tlb.tag[0];
+	c->bt.lower_tag = c->tlb.code_tag[0];
 	c->bt.key = block_jump_key(bt->bc, c->rip, 0);
 	c->bt.salt = block_jump_salt(c, c->rip);
 	c->bt.branch_tag = block_branch_tag(bt->bc, c->rip);
@@ -311,15 +322,13 @@ static inline bool bt_same_place(const struct bt *bt)
 {
 	const struct cpu *c = bt->cpu;
 
-	return c->bt.key == block_jump_key(bt->bc, c->rip, 0) && c->bt.lower_tag == c->tlb.tag[0];
+	return c->bt.key == block_jump_key(bt->bc, c->rip, 0) &&
+	       c->bt.lower_tag == c->tlb.code_tag[0];
 }
 
 static inline void bt_enter_block(struct bt *bt)
 {
-	unsigned bank = bt->cpu->tlb.pcid % LATCH_BANKS;
-
-	if (bank != bt->bank_wanted)
-		bt_want_bank(bt, bank);
+	mem_settle_code(bt->cpu, bt->cpu->rip);
 	if (block_branches_over(bt->bc))
 		block_clear_branches(bt->bc);
 	bt_enter_place(bt);

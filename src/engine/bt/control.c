@@ -80,7 +80,26 @@ static struct tr_far *add_far(struct tr *t, int64_t target)
 		return &t->far[0];
 	}
 	f = &t->far[t->nfar++];
-	*f = (struct tr_far){.target = target, .latch = NO_LATCH, .mem = t->flags_mem};
+	*f = (struct tr_far){.target = target, .mem = t->flags_mem};
+	return f;
+}
+
+/* A direct branch to another page; it has a struct bt_far unless latches have run out. */
+static struct tr_far *add_direct(struct tr *t, int64_t target)
+{
+	struct tr_far *f = add_far(t, target);
+	struct code_room *room = &t->bt->bc->room;
+	uint32_t latch = t->bt->stubs->single ? NO_LATCH : code_alloc_latch(room, true);
+
+	if (latch == NO_LATCH)
+		return f;
+	f->far = code_alloc(room, sizeof(*f->far));
+	if (f->far)
+		*f->far = (struct bt_far){.gpa = NO_FAR_GPA,
+					  .key = t->exit_key,
+					  .latch = latch * sizeof(struct latch)};
+	else
+		t->failed = true;
 	return f;
 }
 
@@ -89,82 +108,99 @@ static bool in_page(int64_t off)
 	return off >= 0 && off < (int64_t)PAGE_SIZE;
 }
 
-static uint32_t branch_latch(struct tr *t)
-{
-	return t->bt->stubs->single ? NO_LATCH : code_alloc_latch(&t->bt->bc->room, t->upper);
-}
-
-/* Where a jump inside the page may be joined to its target, and elsewhere has a latch. */
 static void add_exit(struct tr *t, uint8_t *from, int64_t target)
 {
-	if (in_page(target)) {
-		t->exit[t->nexits++] = (struct tr_exit){
-			.from = from, .target = target, .key = t->exit_key, .mem = t->flags_mem};
-	} else {
-		struct tr_far *f = add_far(t, target);
-
-		f->from = from;
-		f->latch = branch_latch(t);
-	}
+	t->exit[t->nexits++] = (struct tr_exit){
+		.from = from, .target = target, .key = t->exit_key, .mem = t->flags_mem};
 }
 
-/*
- * To another page by a latch; op: 4 jumps, 2 calls. Flags are in cpu->bt.flags. Returns the jump
- * that is taken if the latch is of another page, or void.
- */
-static uint8_t *emit_far(struct tr *t, uint32_t latch, int64_t target, unsigned op)
+/* The page that code runs in becomes that of the target, or, op 5, what it was before. */
+static void emit_page_add(struct emit *e, unsigned op, int32_t target)
 {
-	struct emit *e = t->e;
-	uint8_t *miss;
+	e_code(e, 0x65, 0x48, 0x81); /* add or sub qword gs:[page], imm32 */
+	e_field(e, op, CPU_OFF(bt.page), 4), e32(e, target & PAGE_MASK);
+}
 
+/* The call or jump instruction of the host, to be patched: other VCPUs may run it then. */
+static uint8_t *emit_host_call(struct tr *t)
+{
+	e_align_jmp(t->e);
+	return e_call(t->e);
+}
+
+static uint8_t *emit_host_jump(struct tr *t)
+{
+	e_align_jmp(t->e);
+	return e_jmp(t->e);
+}
+
+/* To another page, by jump or call, if the latch is of the page in use. */
+static void emit_far(struct tr *t, struct tr_far *f, uint8_t *(*branch)(struct tr *))
+{
+	size_t latch = CPU_OFF(tlb.latches.latch) + f->far->latch;
+	struct emit *e = t->e;
+
+	/* Where they are dead it does not matter. */
+	if (!f->mem)
+		bt_emit_flags_save(e, SCRATCH1);
 	e_load(e, SCRATCH0, CPU_OFF(bt.page));
 	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(bt.branch_tag));
-	e_gs(e, true, 0x3b, SCRATCH0, TR_LATCH(latch, base));
-	miss = e_jcc(e, CC_NE);
-	e_code(e, 0x65, 0x48, 0x81); /* add qword gs:[page], imm32 */
-	e_field(e, 0, CPU_OFF(bt.page), 4), e32(e, target & PAGE_MASK);
-	e_code(e, 0x65, 0xff); /* jmp or call gs:[native] */
-	e_field(e, op, TR_LATCH(latch, native), 0);
-	return miss;
+	e_gs(e, true, 0x3b, SCRATCH0, latch + offsetof(struct latch, base));
+	f->from = e_jcc(e, CC_NE);
+	f->emitted = true;
+	emit_page_add(e, 0, f->target);
+	f->far->jump = branch(t);
+	f->far->next = e_exec(e, e->p);
 }
 
+static void exit_far(struct tr *t, int64_t target, unsigned jcc)
+{
+	struct tr_far *f = add_direct(t, target);
+
+	if (jcc != TR_ALWAYS)
+		f->from = e_jcc(t->e, jcc);
+	else if (f->far)
+		emit_far(t, f, emit_host_jump);
+	else
+		f->from = e_jmp(t->e);
+}
+
+/* Where a jump inside the page may be joined to its target. */
 void tr_exit(struct tr *t, int64_t target, unsigned jcc)
 {
-	/* Other VCPUs may run the jump while it is patched. */
-	if (jcc == TR_ALWAYS) {
-		e_align_jmp(t->e);
-		add_exit(t, e_jmp(t->e), target);
+	if (!in_page(target)) {
+		exit_far(t, target, jcc);
+	} else if (jcc == TR_ALWAYS) {
+		add_exit(t, emit_host_jump(t), target);
 	} else {
 		e_align_jcc(t->e);
 		add_exit(t, e_jcc(t->e, jcc), target);
 	}
 }
 
-/* The latch's stub goes on. What a call has pushed is what the call instruction would have. */
+/*
+ * Where the branch leads before it is patched, and where it goes if its latch fails. What a call
+ * has pushed is what the call instruction would have.
+ */
 static void emit_far_miss(struct tr *t, const struct tr_far *f)
 {
 	struct emit *e = t->e;
+	uint8_t *pushed;
 
+	e_patch_here(e, f->far->jump);
+	emit_page_add(e, 5, f->target);
+	pushed = e_jmp(e);
+	e_patch_here(e, f->from);
 	if (f->ret) {
 		e_code(e, 0x4c, 0x8d, 0x1d); /* lea r11, [rip + disp32] */
 		e32(e, 0);
 		e_patch_to(e, e->p - 4, f->ret);
 		e_push(e, SCRATCH1);
 	}
+	e_patch_here(e, pushed);
 	page_address(e, SCRATCH0, f->target);
-	e_mov_imm32(e, SCRATCH1, f->latch * sizeof(struct latch));
+	e_mov_imm64(e, SCRATCH1, (uintptr_t)f->far);
 	e_jmp_to(e, t->bt->stubs->branch_fill);
-}
-
-static void emit_far_jump(struct tr *t, const struct tr_far *f)
-{
-	uint8_t *miss;
-
-	if (!f->mem)
-		bt_emit_flags_save(t->e, SCRATCH1);
-	miss = emit_far(t, f->latch, f->target, 4);
-	e_patch_here(t->e, miss);
-	emit_far_miss(t, f);
 }
 
 void tr_emit_far(struct tr *t)
@@ -172,13 +208,14 @@ void tr_emit_far(struct tr *t)
 	struct emit *e = t->e;
 
 	for (unsigned n = 0; n < t->nfar && !e->full; n++) {
-		const struct tr_far *f = &t->far[n];
+		struct tr_far *f = &t->far[n];
 
-		e_patch_here(e, f->from);
-		if (f->ret) {
+		if (!f->emitted)
+			e_patch_here(e, f->from);
+		if (f->far) {
+			if (!f->emitted)
+				emit_far(t, f, emit_host_jump);
 			emit_far_miss(t, f);
-		} else if (f->latch != NO_LATCH) {
-			emit_far_jump(t, f);
 		} else {
 			if (f->branch)
 				e_load(e, SCRATCH0, CPU_OFF(rip));
@@ -382,28 +419,27 @@ static void emit_returned(struct tr *t, const struct tr_insn *in)
 	}
 }
 
-/* The call instruction of the host, to be patched. */
-static uint8_t *emit_host_call(struct tr *t)
+static void call_far(struct tr *t, int64_t target)
 {
-	e_align_jmp(t->e);
-	return e_call(t->e);
+	struct tr_far *f = add_direct(t, target);
+
+	f->mem = true;
+	if (f->far) {
+		emit_far(t, f, emit_host_call);
+		f->ret = t->e->p;
+	} else {
+		f->from = emit_host_call(t);
+	}
 }
 
 static void emit_call(struct tr *t, struct tr_insn *in)
 {
-	uint32_t latch = in_page(tr_target(in)) ? NO_LATCH : branch_latch(t);
-
 	tr_flags_clobber(t, in->live_out, SCRATCH0);
 	emit_push_return(t, in, &in->acc[0]);
-	if (latch == NO_LATCH) {
+	if (in_page(tr_target(in)))
 		add_exit(t, emit_host_call(t), tr_target(in));
-	} else {
-		struct tr_far *f = add_far(t, tr_target(in));
-
-		f->latch = latch;
-		f->from = emit_far(t, latch, tr_target(in), 2);
-		f->ret = t->e->p;
-	}
+	else
+		call_far(t, tr_target(in));
 	emit_returned(t, in);
 }
 

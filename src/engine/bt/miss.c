@@ -150,23 +150,18 @@ static void note_fills(struct bt *bt, const struct bt_check *k)
 }
 
 /*
- * A unit that was compiled as one that runs seldom gets latches if it does not, on this VCPU and by
- * the bank in use.
+ * A unit that was compiled as one that runs seldom gets latches if it does not, on this VCPU.
  */
 const uint8_t *bt_ran(struct cpu *c, const struct bt_check *k)
 {
 	struct bt *bt = bt_of_code(c);
-	struct latches *all = &cpu_alias(c, bt->bank)->tlb.latches;
-	unsigned half = k->latch / LATCHES, n = k->latch % LATCHES;
-	struct latch *l = &all->latch[half][n];
-	uint32_t now = code_now(), took = now - (uint32_t)l->counted;
+	uint32_t now = code_now(), took = now - c->bt_counted[k->count];
 
 	if (!atomic_load_relaxed(&k->unit->seldom))
 		refresh(bt, k->unit);
 	else if (took < BT_RUNS * OFTEN_TICKS && want_redo(bt, k->unit))
 		atomic_store_relaxed(&k->unit->seldom, false);
-	*l = (struct latch){.counted = now};
-	all->touched[half][n / LATCH_PIECE] = 1;
+	c->bt_counted[k->count] = now;
 	return k->retry;
 }
 

@@ -19,6 +19,7 @@ static const void *target(struct bt *bt, uint64_t flags)
 	struct cpu *c = bt->cpu;
 	const struct jump_entry *j = NULL;
 
+	mem_settle_code(c, c->rip);
 	bt_enter_place(bt);
 	c->bt.flags = bt_flags_word(flags);
 	if (!bt->stubs->single && !block_branches_over(bt->bc))
@@ -34,10 +35,10 @@ const void *bt_find(struct cpu *c)
 	struct bt *bt = bt_of_code(c);
 	const struct jump_entry *j;
 
-	if (block_branches_over(bt->bc) || bt->redo)
+	if (bt->redo)
 		return NULL;
 	j = block_find_compiled(bt->bc, c->rip);
-	if (!j)
+	if (!j || block_branches_over(bt->bc))
 		return NULL;
 	bt_enter_place(bt);
 	return j->native;

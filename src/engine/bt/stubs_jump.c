@@ -244,19 +244,48 @@ static void emit_ret_miss(struct bt_stubs *s)
 	e_jmp_to(e, s->ret_miss);
 }
 
+/* The latch of the struct bt_far at SCRATCH0 is of this page from now on. Clobbers RAX. */
+static void emit_far_latch(struct emit *e)
+{
+	size_t base = CPU_OFF(tlb.latches.latch) + offsetof(struct latch, base);
+
+	e_code(e, 0x45, 0x8b, 0x52, offsetof(struct bt_far, latch)); /* mov r10d, [r10 + latch] */
+	e_load(e, H_RAX, CPU_OFF(bt.page));
+	e_gs(e, true, 0x03, H_RAX, CPU_OFF(bt.branch_tag));
+	e_gs_base(e, 0x89, H_RAX, SCRATCH0, base);
+	bt_emit_touched(e, SCRATCH0);
+}
+
 /*
- * Jumped to with the target of a direct branch in SCRATCH0 and its latch, as the offset in the
- * array of latches, in SCRATCH1: the latch failed. Goes to the target, and fills the latch if that
- * is compiled.
+ * SCRATCH0 = cpu->bt.far; returns the jump that is taken if its jump does not lead to the code at
+ * RAX.
+ */
+static uint8_t *emit_far_compare(struct emit *e)
+{
+	e_load(e, SCRATCH0, CPU_OFF(bt.far));
+	e_push(e, H_RCX);
+	e_push(e, H_RDX);
+	e_load_at(e, H_RDX, SCRATCH0, offsetof(struct bt_far, next));
+	e_code(e, 0x48, 0x63, 0x4a, 0xfc); /* movsxd rcx, dword [rdx - 4] */
+	e_code(e, 0x48, 0x01, 0xd1);	   /* add rcx, rdx */
+	e_code(e, 0x48, 0x39, 0xc1);	   /* cmp rcx, rax */
+	e_pop(e, H_RDX);
+	e_pop(e, H_RCX);
+	return e_jcc(e, CC_NE);
+}
+
+/*
+ * Jumped to with the target of a direct branch in SCRATCH0 and its struct bt_far in SCRATCH1: the
+ * latch failed, or the branch leads nowhere yet. Fills the latch and goes to the target if the
+ * branch leads there. If it does not, but may, leaves for that to be changed.
  */
 static void emit_branch_fill(struct bt_stubs *s)
 {
-	size_t latch = CPU_OFF(tlb.latches.latch);
 	struct emit *e = &s->e;
-	uint8_t *miss[2], *none[2], *found, *keep;
+	uint8_t *miss[2], *none[2], *found, *go, *other;
 
 	s->branch_fill = e->p;
-	e_gs(e, false, 0x89, SCRATCH1, CPU_OFF(bt.latch));
+	e_store(e, SCRATCH1, CPU_OFF(bt.far));
 	e_code(e, 0x45, 0x31, 0xdb); /* xor r11d, r11d */
 	e_store(e, SCRATCH1, CPU_OFF(bt.branch));
 	emit_place(e);
@@ -264,20 +293,30 @@ static void emit_branch_fill(struct bt_stubs *s)
 	found = e->p;
 	e_push(e, H_RAX);
 	emit_entry_load(e, H_RAX, JUMP_OFF(native));
-	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, s->no_native));
-	e_code(e, 0x4c, 0x39, 0xd0); /* cmp rax, r10 */
-	keep = e_jcc(e, CC_E);
-	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.latch));
-	e_gs_base(e, 0x89, H_RAX, SCRATCH0, latch + offsetof(struct latch, native));
-	e_load(e, H_RAX, CPU_OFF(bt.page));
-	e_gs(e, true, 0x03, H_RAX, CPU_OFF(bt.branch_tag));
-	e_gs_base(e, 0x89, H_RAX, SCRATCH0, latch + offsetof(struct latch, base));
-	bt_emit_touched(e, SCRATCH0);
-	e_patch_here(e, keep);
+	other = emit_far_compare(e);
+	emit_far_latch(e);
+	go = e->p;
 	e_pop(e, H_RAX);
 	emit_entry_load(e, SCRATCH0, JUMP_OFF(rip));
 	emit_page(e);
 	emit_jump_native(e);
+	e_patch_here(e, other);
+	/* cmp rax, [r10 + refused] */
+	e_op_mem(e, 0x3b, H_RAX,
+		 &(struct host_mem){.base = SCRATCH0,
+				    .index = H_NONE,
+				    .disp = offsetof(struct bt_far, refused)});
+	e_jcc_to(e, CC_E, go);
+	e_mov_imm64(e, SCRATCH0, (uintptr_t)e_exec(e, s->no_native));
+	e_code(e, 0x4c, 0x39, 0xd0); /* cmp rax, r10 */
+	e_jcc_to(e, CC_E, go);
+	e_pop(e, H_RAX);
+	emit_entry_load(e, SCRATCH0, JUMP_OFF(rip));
+	e_store(e, SCRATCH0, CPU_OFF(rip));
+	e_store(e, SCRATCH0, CPU_OFF(bt.far_rip));
+	e_load(e, SCRATCH0, CPU_OFF(bt.far));
+	e_store(e, SCRATCH0, CPU_OFF(bt.far_exit));
+	e_jmp_to(e, s->leave[1]);
 	emit_missed(e, miss);
 	emit_other_place(e);
 	emit_compare(e, none);

@@ -111,25 +111,26 @@ static void emit_poll_exit(struct tr *t, uint8_t *const from[2], unsigned n)
 }
 
 /*
- * A unit that runs seldom counts its runs in the place of a latch, in upper bits of a word that
- * becomes negative. Returns the jump taken then, or NULL.
+ * A unit that runs seldom counts its runs. In a byte, so that the counts of all that has its turn
+ * in between do not take much of the host's caches. Returns the jump taken when it is full, or
+ * NULL.
  */
-static uint8_t *emit_runs(struct tr *t, uint32_t *latch)
+static uint8_t *emit_runs(struct tr *t, uint32_t *count)
 {
 	struct emit *e = t->e;
 
-	*latch = NO_LATCH;
+	*count = NO_COUNT;
 	if (t->seldom && !t->bt->stubs->single)
-		*latch = code_alloc_latch(&t->bt->bc->room, t->upper);
-	if (*latch == NO_LATCH)
+		*count = code_alloc_count(&t->bt->bc->room);
+	if (*count == NO_COUNT)
 		return NULL;
 	tr_flags_clobber(t, t->in[0].live_in, SCRATCH0);
-	e_code(e, 0x65, 0x81); /* add dword gs:[latch], imm32 */
-	e_field(e, 0, TR_LATCH(*latch, base), 4), e32(e, (1u << 31) / BT_RUNS);
-	return e_jcc(e, CC_S);
+	e_code(e, 0x65, 0xfe); /* inc byte gs:[count] */
+	e_field(e, 0, CPU_OFF(bt_count) + *count, 0);
+	return e_jcc(e, CC_E);
 }
 
-static void emit_ran(struct tr *t, uint8_t *from, const uint8_t *behind, uint32_t latch)
+static void emit_ran(struct tr *t, uint8_t *from, const uint8_t *behind, uint32_t count)
 {
 	struct bt_check *c;
 
@@ -137,7 +138,7 @@ static void emit_ran(struct tr *t, uint8_t *from, const uint8_t *behind, uint32_
 		return;
 	c = tr_check(t, &t->in[0]);
 	c->retry = e_exec(t->e, (uint8_t *)behind);
-	c->latch = latch;
+	c->count = count;
 	e_patch_here(t->e, from);
 	e_mov_imm64(t->e, SCRATCH0, (uintptr_t)c);
 	e_jmp_to(t->e, t->bt->stubs->ran);
@@ -313,7 +314,7 @@ static void add_strip(struct tr *t)
 static bool emit_unit(struct tr *t)
 {
 	uint8_t *poll[2], *runs, *behind;
-	uint32_t latch;
+	uint32_t count;
 	unsigned npolls;
 	bool mem;
 
@@ -326,7 +327,7 @@ static bool emit_unit(struct tr *t)
 		tr_place_x87_check(t);
 	mem = t->flags_mem = t->in[0].live_in && clobbers_first(t);
 	npolls = emit_poll(t, poll);
-	runs = emit_runs(t, &latch);
+	runs = emit_runs(t, &count);
 	behind = t->e->p;
 	emit_body(t);
 	if (t->bt->e.full)
@@ -334,7 +335,7 @@ static bool emit_unit(struct tr *t)
 	t->e = &t->bt->cold;
 	emit_entries(t, mem);
 	emit_poll_exit(t, poll, npolls);
-	emit_ran(t, runs, behind, latch);
+	emit_ran(t, runs, behind, count);
 	emit_cold(t);
 	if (tr_has_strip(t))
 		add_strip(t);

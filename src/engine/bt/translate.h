@@ -171,7 +171,8 @@ struct tr_far {
 	uint8_t *from;
 	uint8_t *ret;		/* of a direct call: the host's return address */
 	int32_t target;		/* relative to the page; unless the address is in cpu->rip */
-	uint32_t latch;		/* or NO_LATCH: the target is looked up */
+	struct bt_far *far;	/* or NULL: the target is looked up */
+	bool emitted;		/* the branch is, and `from` is where its latch failed */
 	bool mem;		/* flags are in cpu->bt.flags */
 	struct bt_site *branch; /* of an indirect call */
 };

@@ -112,7 +112,7 @@ int check_create(struct check **out, struct cpu *cpu, uint32_t every)
 	if (!k || !twin) {
 		log_err("no memory to check the translator with");
 		free(k);
-		cpu_free(twin);
+		cpu_free(twin, sizeof(*twin));
 		return -ENOMEM;
 	}
 	memset(k, 0, sizeof(*k));
@@ -137,7 +137,7 @@ void check_destroy(struct check *k)
 {
 	if (!k)
 		return;
-	cpu_free(k->twin);
+	cpu_free(k->twin, sizeof(*k->twin));
 	free(k);
 }
 

@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "mmu/latch.h"
 #include "src/base/atomic.h"
 #include "src/base/huge.h"
 #include "src/base/log.h"
+#include "src/x86/cpu.h"
 
 /* Sized for a database server and its kernel; what is not used stays untouched. */
 #define HASH_BITS 17
@@ -374,11 +374,14 @@ static void use_huge(const struct code_cache *cc, uint8_t *code)
 static void hand_out(struct code_cache *cc, struct code_room *room)
 {
 	size_t n = (size_t)cc->open * cc->rooms + cc->region[cc->open].rooms++;
+	uint32_t counts = CPU_BT_COUNTS / (REGIONS * cc->rooms);
 
 	room->region = cc->open + 1;
 	room->opened = cc->opened;
 	room->data = cc->data_mem + n * cc->data;
 	room->data_end = room->data + cc->data;
+	room->count = n * counts;
+	room->count_end = room->count + counts;
 	for (unsigned half = 0; half < 2; half++) {
 		uint32_t latches = (LATCHES - LATCHES_STACK) / (REGIONS * cc->rooms);
 
@@ -423,6 +426,11 @@ void *code_alloc(struct code_room *room, size_t size)
 uint32_t code_alloc_latch(struct code_room *room, bool upper)
 {
 	return room->latch[upper] < room->latch_end[upper] ? room->latch[upper]++ : NO_LATCH;
+}
+
+uint32_t code_alloc_count(struct code_room *room)
+{
+	return room->count < room->count_end ? room->count++ : NO_COUNT;
 }
 
 /* --- inserting ------------------------------------------------------------------------------ */

@@ -81,6 +81,7 @@ struct code_room {
 	uint8_t *cold, *cold_end; /* host code that seldom runs: kept apart */
 	char *data, *data_end;	  /* blocks, and what compiled code refers to */
 	uint32_t latch[2], latch_end[2]; /* numbers of each VCPU's latches, by the code's half */
+	uint32_t count, count_end;	 /* numbers of each VCPU's counts */
 };
 
 struct code_cache;
@@ -117,6 +118,9 @@ void *code_alloc(struct code_room *room, size_t size);
  * forgets the room's region clears its own latches.
  */
 uint32_t code_alloc_latch(struct code_room *room, bool upper);
+/* The same of a count of runs (struct cpu.bt_count), which may begin anywhere. */
+#define NO_COUNT ~0u
+uint32_t code_alloc_count(struct code_room *room);
 
 /*
  * Lets others find a block that lies in the caller's room, decoded from bytes read after the code

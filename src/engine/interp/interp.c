@@ -331,7 +331,7 @@ static bool run_translated(struct interp *in, struct block *b, uint64_t left)
 	/* Perhaps it was compiled, by whomever, since the entry was made. */
 	if (j->block == b)
 		j->native = block_entry(&in->blocks, b);
-	if (in->cpu->bt.exit)
+	if (in->cpu->bt.exit || in->cpu->bt.far_exit)
 		bt_link(in->bt, b);
 	bt_unkick(in->bt);
 	if (!atomic_load_seq(in->requests)) {
