@@ -14,7 +14,7 @@
  *
  * To flush is to take a new tag: one for the lower half of each PCID, and one for the upper half.
  *
- * Direct branches have a latch each, too, which is filled under another kind of tag: see
+ * Direct branches have one as well, half of a latch, which is filled under another kind of tag: see
  * engine/interp/block.h.
  */
 #ifndef MMU_LATCH_H

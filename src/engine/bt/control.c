@@ -89,15 +89,13 @@ static struct tr_far *add_direct(struct tr *t, int64_t target)
 {
 	struct tr_far *f = add_far(t, target);
 	struct code_room *room = &t->bt->bc->room;
-	uint32_t latch = t->bt->stubs->single ? NO_LATCH : code_alloc_latch(room, true);
+	uint32_t latch = t->bt->stubs->single ? NO_LATCH : code_alloc_branch_latch(room);
 
 	if (latch == NO_LATCH)
 		return f;
 	f->far = code_alloc(room, sizeof(*f->far));
 	if (f->far)
-		*f->far = (struct bt_far){.gpa = NO_FAR_GPA,
-					  .key = t->exit_key,
-					  .latch = latch * sizeof(struct latch)};
+		*f->far = (struct bt_far){.gpa = NO_FAR_GPA, .key = t->exit_key, .latch = latch};
 	else
 		t->failed = true;
 	return f;
@@ -145,7 +143,7 @@ static void emit_far(struct tr *t, struct tr_far *f, uint8_t *(*branch)(struct t
 		bt_emit_flags_save(e, SCRATCH1);
 	e_load(e, SCRATCH0, CPU_OFF(bt.page));
 	e_gs(e, true, 0x03, SCRATCH0, CPU_OFF(bt.branch_tag));
-	e_gs(e, true, 0x3b, SCRATCH0, latch + offsetof(struct latch, base));
+	e_gs(e, true, 0x3b, SCRATCH0, latch);
 	f->from = e_jcc(e, CC_NE);
 	f->emitted = true;
 	emit_page_add(e, 0, f->target);

@@ -247,12 +247,10 @@ static void emit_ret_miss(struct bt_stubs *s)
 /* The latch of the struct bt_far at SCRATCH0 is of this page from now on. Clobbers RAX. */
 static void emit_far_latch(struct emit *e)
 {
-	size_t base = CPU_OFF(tlb.latches.latch) + offsetof(struct latch, base);
-
 	e_code(e, 0x45, 0x8b, 0x52, offsetof(struct bt_far, latch)); /* mov r10d, [r10 + latch] */
 	e_load(e, H_RAX, CPU_OFF(bt.page));
 	e_gs(e, true, 0x03, H_RAX, CPU_OFF(bt.branch_tag));
-	e_gs_base(e, 0x89, H_RAX, SCRATCH0, base);
+	e_gs_base(e, 0x89, H_RAX, SCRATCH0, CPU_OFF(tlb.latches.latch));
 	bt_emit_touched(e, SCRATCH0);
 }
 

@@ -428,6 +428,20 @@ uint32_t code_alloc_latch(struct code_room *room, bool upper)
 	return room->latch[upper] < room->latch_end[upper] ? room->latch[upper]++ : NO_LATCH;
 }
 
+uint32_t code_alloc_branch_latch(struct code_room *room)
+{
+	uint32_t half = room->half_latch, n;
+
+	room->half_latch = 0;
+	if (half)
+		return half;
+	n = code_alloc_latch(room, true);
+	if (n == NO_LATCH)
+		return NO_LATCH;
+	room->half_latch = n * sizeof(struct latch) + sizeof(uint64_t);
+	return n * sizeof(struct latch);
+}
+
 uint32_t code_alloc_count(struct code_room *room)
 {
 	return room->count < room->count_end ? room->count++ : NO_COUNT;

@@ -81,6 +81,7 @@ struct code_room {
 	uint8_t *cold, *cold_end; /* host code that seldom runs: kept apart */
 	char *data, *data_end;	  /* blocks, and what compiled code refers to */
 	uint32_t latch[2], latch_end[2]; /* numbers of each VCPU's latches, by the code's half */
+	uint32_t half_latch;		 /* offset of a half of one that is free; 0: none */
 	uint32_t count, count_end;	 /* numbers of each VCPU's counts */
 };
 
@@ -118,6 +119,8 @@ void *code_alloc(struct code_room *room, size_t size);
  * forgets the room's region clears its own latches.
  */
 uint32_t code_alloc_latch(struct code_room *room, bool upper);
+/* The same of a branch's, which is half of one, for code in either half: its offset in bytes. */
+uint32_t code_alloc_branch_latch(struct code_room *room);
 /* The same of a count of runs (struct cpu.bt_count), which may begin anywhere. */
 #define NO_COUNT ~0u
 uint32_t code_alloc_count(struct code_room *room);
