@@ -1,7 +1,7 @@
 /*
  * Huge pages for shared memory: code that is written through one mapping and runs in another, and
- * what is mapped several times. The kernel gives it none by itself, unless the administrator says
- * so; on demand it does, from Linux 6.1 on.
+ * CPUs, whose latches are mostly never used. The kernel gives it none by itself, unless the
+ * administrator says so; on demand it does, from Linux 6.1 on.
  */
 #ifndef BASE_HUGE_H
 #define BASE_HUGE_H

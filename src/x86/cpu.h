@@ -263,7 +263,7 @@ struct cpu *cpu_alloc(size_t size);
 void cpu_free(struct cpu *cpu, size_t size);
 /*
  * Has the kernel put what compiled code reads into huge pages (base/huge.h), by the VCPU's thread:
- * the jump cache and the software TLB; and latches around the n-th of one half.
+ * the jump cache and the software TLB; and latches of one half from the n-th, a huge page's first.
  */
 void cpu_huge_caches(struct cpu *cpu);
 void cpu_huge_latches(struct cpu *cpu, bool upper, uint32_t n);

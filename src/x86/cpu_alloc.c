@@ -43,6 +43,5 @@ void cpu_huge_caches(struct cpu *cpu)
 
 void cpu_huge_latches(struct cpu *cpu, bool upper, uint32_t n)
 {
-	n = ALIGN_DOWN(n, (uint32_t)CPU_HUGE_LATCHES);
 	huge_collapse(&cpu->tlb.latches.latch[upper][n], HUGE_PAGE);
 }

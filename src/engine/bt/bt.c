@@ -11,7 +11,7 @@
 #define MAX_SLICE    30000u
 #define HUGE_CYCLES  (1u << 28) /* a tenth of a second, about */
 #define HUGE_LATCHES (LATCHES / CPU_HUGE_LATCHES)
-#define HUGE_WORTH   8
+#define HUGE_WORTH   8 /* one used page of so many makes a huge one worth it */
 /* Of the host's stack: guest calls that returns are predicted for, 24 bytes each. */
 #define SHADOW_BYTES KIB(192)
 _Static_assert(SHADOW_BYTES < 1 << GDB_JIT_REACH_BITS, "with room for what lies below");
@@ -97,7 +97,7 @@ void bt_enter_thread(struct bt *bt)
 		cpu_huge_caches(bt->cpu);
 }
 
-/* Latches go to a huge page if so many pieces, a page each, that it holds are used. */
+/* Latches go to a huge page if enough of the pieces that it holds, a page each, are used. */
 static void huge_latches(struct bt *bt, bool upper, unsigned n)
 {
 	const unsigned pieces = CPU_HUGE_LATCHES / LATCH_PIECE;

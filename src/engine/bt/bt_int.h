@@ -176,7 +176,7 @@ struct bt {
 	bool counted;	    /* compiled code counts instructions, and stops after a slice */
 	bool deliver;	    /* page faults, without the run loop */
 	bool running;	    /* compiled code is on the stack */
-	uint64_t huge_next; /* when latches are next looked at for that, by the host's clock */
+	uint64_t huge_next; /* when latches are next looked at for huge[], by the host's clock */
 	uint8_t huge[2];    /* pieces of latches in huge pages, as bits, by the code's half */
 	bool in_cpu;	    /* the block was left by a handler: flags are in struct cpu */
 };
