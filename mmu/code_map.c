@@ -1,9 +1,7 @@
 #include "mmu/code_map.h"
 
-/* How many maps of others an address space is held against before it gets a new one. */
-#define TRIES 2
-/* Every so many times an address space tries others' maps before its own, to come together. */
-#define JOIN_TURNS 8
+/* Every so many times an address space tries maps by their size alone, to come together. */
+#define JOIN_TURNS 16
 
 void code_maps_forget(struct code_maps *m)
 {
@@ -76,45 +74,31 @@ static void add_root(struct code_map *map, uint64_t root)
 
 /* --- the search for a map --------------------------------------------------------------------- */
 
-/* The map that was used last of those used before m->before, which becomes when that was. */
-static struct code_map *used_before(struct code_maps *m)
+/*
+ * The largest first. So address spaces that agree come together: who moves does so to a larger map,
+ * or the older one of two, and never back.
+ */
+static bool before(const struct code_maps *m, const struct code_map *a, const struct code_map *b)
 {
-	struct code_map *last = NULL;
+	if (m->hints && has_root(a, m->root) != has_root(b, m->root))
+		return has_root(a, m->root);
+	return a->n != b->n ? a->n > b->n : a->number < b->number;
+}
+
+/* Of those not yet tried, or NULL. */
+static struct code_map *next_candidate(struct code_maps *m)
+{
+	struct code_map *first = NULL;
 
 	for (unsigned n = 0; n < CODE_MAPS; n++) {
 		struct code_map *map = &m->all[n];
 
-		if (map->number && map->used < m->before && (!last || map->used > last->used))
-			last = map;
+		if (map->number && !(m->tried >> n & 1) && (!first || before(m, map, first)))
+			first = map;
 	}
-	if (last)
-		m->before = last->used;
-	return last;
-}
-
-static struct code_map *next_of_kind(struct code_maps *m)
-{
-	struct code_map *map;
-
-	while (m->tries < TRIES && (map = used_before(m)))
-		if (has_root(map, m->root) == m->own && map != m->map) {
-			m->tries += !m->own;
-			return map;
-		}
-	return NULL;
-}
-
-static struct code_map *next_candidate(struct code_maps *m)
-{
-	struct code_map *map = next_of_kind(m);
-
-	if (map || m->last)
-		return map;
-	m->last = true;
-	m->own = !m->own;
-	m->before = ~0ull;
-	m->tries = 0;
-	return next_of_kind(m);
+	if (first)
+		m->tried |= 1u << (first - m->all);
+	return first;
 }
 
 /* In place of the one that was not used for longest. */
@@ -161,14 +145,14 @@ void code_maps_search(struct code_maps *m, uint16_t pcid, uint64_t root)
 	m->clock++;
 	m->user = &m->users[pcid];
 	m->root = root;
-	m->before = ~0ull;
-	m->own = m->clock % JOIN_TURNS != 0;
-	m->last = false;
-	m->tries = 0;
+	m->tried = 0;
+	m->hints = ++m->user->searches % JOIN_TURNS != 0;
 	m->map = NULL;
 	/* After a flush the one used before is no nearer than others. */
-	if (m->user->agrees)
+	if (m->user->agrees && m->hints)
 		map = by_number(m, m->user->number);
+	if (map)
+		m->tried |= 1u << (map - m->all);
 	consider(m, map ? map : next_candidate(m));
 }
 

@@ -51,6 +51,7 @@ struct code_map_user {
 	uint64_t number; /* of a map */
 	uint64_t epoch;	 /* of that, when the address space was held against it */
 	unsigned agrees; /* on the first so many of its pages */
+	unsigned searches;
 };
 
 struct code_maps {
@@ -60,10 +61,8 @@ struct code_maps {
 	/* While an address space looks for one. */
 	struct code_map_user *user;
 	uint64_t root;
-	uint64_t before; /* maps that were used then or later had their turn */
-	bool own;	 /* of such that its tables used: their turn, or over */
-	bool last;	 /* the other kind had its turn */
-	unsigned tries;	 /* of maps of others */
+	unsigned tried; /* bits by place in all */
+	bool hints;	/* maps that its tables used come first */
 	struct code_map all[CODE_MAPS];
 	struct code_map_user users[CODE_MAP_PCIDS];
 };
