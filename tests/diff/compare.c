@@ -60,9 +60,25 @@ static unsigned vector_class(unsigned vector)
 	return vector == EXC_SS ? EXC_GP : vector;
 }
 
-static void check_fault(struct report *r, const struct diff_result *n, const struct diff_result *g,
-			bool page_only)
+static bool is_memory_fault(const struct diff_result *d)
 {
+	return d->vector == EXC_PF || vector_class(d->vector) == EXC_GP;
+}
+
+/* Whether the sides may have met the faults of two operands of one instruction. */
+static bool of_another(const struct diff_result *n, const struct diff_result *g)
+{
+	return is_memory_fault(n) && is_memory_fault(g) &&
+	       (n->cr2 != g->cr2 || vector_class(n->vector) != vector_class(g->vector));
+}
+
+static void check_fault(struct report *r, const struct diff_result *n, const struct diff_result *g,
+			const struct compare_options *opt)
+{
+	bool page_only = opt->page_only;
+
+	if (opt->either && of_another(n, g))
+		return;
 	check(r, "vector", 0, vector_class(n->vector), vector_class(g->vector));
 	if (n->vector != EXC_PF || g->vector != EXC_PF)
 		return;
@@ -84,7 +100,7 @@ bool compare_results(const struct diff_result *native, const struct diff_result 
 	uint64_t gpr_mask = n->compat ? 0xffffffff : ~0ull;
 	uint32_t mxcsr_mask;
 
-	check_fault(&r, native, guest, opt->page_only);
+	check_fault(&r, native, guest, opt);
 	check(&r, "rip", 0, n->rip, g->rip);
 	for (unsigned k = 0; k < (n->compat ? 8 : 16); k++)
 		check(&r, gpr_names[k], 0, n->gpr[k] & gpr_mask, g->gpr[k] & gpr_mask);

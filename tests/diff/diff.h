@@ -128,6 +128,7 @@ struct seq_insn {
 	uint32_t undefined; /* flags that it leaves undefined, RFLAGS bits */
 	uint32_t defined;   /* flags that it certainly defines */
 	bool piecewise;	    /* accesses memory in parts, in an order that is not architectural */
+	bool two_reads;	    /* reads two operands, in an order that is not architectural */
 };
 
 struct sequence {
@@ -157,6 +158,7 @@ uint32_t gen_undefined_at(const struct sequence *s, unsigned n);
 struct compare_options {
 	uint32_t undefined; /* flags not to look at */
 	bool page_only;	    /* of CR2 */
+	bool either;	    /* of two operands may be the one that faults */
 };
 
 /* True if equal. With out (a FILE), prints every difference. */

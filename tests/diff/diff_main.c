@@ -100,6 +100,7 @@ static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
 	if (r->bt && r->native.vector != 3)
 		opt.undefined |= FLAGS_ARITH;
 	opt.page_only = last < s->count && s->insn[last].piecewise;
+	opt.either = last < s->count && s->insn[last].two_reads;
 	/* A processor may also fault on parts that are not enabled. */
 	if (opt.page_only && r->native.vector != 3)
 		return true;

@@ -198,6 +198,18 @@ static uint32_t count_dependent(ZydisMnemonic m)
 	}
 }
 
+/* Zen 4 reads by RDI first, Zen 5 by RSI. */
+static bool has_two_reads(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CMPSB:
+	case ZYDIS_MNEMONIC_CMPSW:
+	case ZYDIS_MNEMONIC_CMPSD:
+	case ZYDIS_MNEMONIC_CMPSQ: return zi->meta.category == ZYDIS_CATEGORY_STRINGOP;
+	default: return false;
+	}
+}
+
 static bool is_piecewise(ZydisMnemonic m)
 {
 	switch (m) {
@@ -220,6 +232,7 @@ void gen_flags(const ZydisDecodedInstruction *zi, struct seq_insn *out, uint32_t
 
 	*tested = 0;
 	out->piecewise = is_piecewise(zi->mnemonic);
+	out->two_reads = has_two_reads(zi);
 	out->undefined = count_dependent(zi->mnemonic);
 	out->defined = 0;
 	if (!f)

@@ -30,6 +30,7 @@ static void compare_at(const struct trial *t, const struct program *p, struct co
 	if (t->cfg->bt && t->native.vector != EXC_BP)
 		opt->undefined |= FLAGS_ARITH;
 	opt->page_only = at >= 0 && p->item[at].piecewise;
+	opt->either = at >= 0 && p->item[at].two_reads;
 }
 
 /* Hypervisors raise #UD when they interrupt a program whose stack pointer is not canonical. */
