@@ -48,10 +48,10 @@ struct code_map {
 
 /* What is known of the address space of a PCID. */
 struct code_map_user {
-	uint64_t number; /* of a map */
-	uint64_t epoch;	 /* of that, when the address space was held against it */
-	unsigned agrees; /* on the first so many of its pages */
-	unsigned searches;
+	uint64_t number;   /* of a map */
+	uint64_t epoch;	   /* of that, when the address space was held against it */
+	unsigned agrees;   /* on the first so many of its pages */
+	unsigned searches; /* so that each has its turns to come together */
 };
 
 struct code_maps {

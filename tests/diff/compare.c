@@ -1,6 +1,7 @@
 #include <stdio.h>
 
 #include "src/x86/arch.h"
+#include "src/x86/cpu.h"
 #include "tests/diff/diff.h"
 
 static const char *const gpr_names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -65,10 +66,16 @@ static bool is_memory_fault(const struct diff_result *d)
 	return d->vector == EXC_PF || vector_class(d->vector) == EXC_GP;
 }
 
-/* Whether the sides may have met the faults of two operands of one instruction. */
+/* The operand by RDI has no other segment, and 8 bytes at most; addresses may have 16 bits. */
+static bool may_be_by_rdi(const struct diff_result *d)
+{
+	return d->vector != EXC_PF || (uint16_t)(d->cr2 - d->st.gpr[RDI]) < 8;
+}
+
+/* Whether the sides met the faults of two operands: then one of them is by RDI. */
 static bool of_another(const struct diff_result *n, const struct diff_result *g)
 {
-	return is_memory_fault(n) && is_memory_fault(g) &&
+	return is_memory_fault(n) && is_memory_fault(g) && (may_be_by_rdi(n) || may_be_by_rdi(g)) &&
 	       (n->cr2 != g->cr2 || vector_class(n->vector) != vector_class(g->vector));
 }
 

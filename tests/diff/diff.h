@@ -128,7 +128,7 @@ struct seq_insn {
 	uint32_t undefined; /* flags that it leaves undefined, RFLAGS bits */
 	uint32_t defined;   /* flags that it certainly defines */
 	bool piecewise;	    /* accesses memory in parts, in an order that is not architectural */
-	bool two_reads;	    /* reads two operands, in an order that is not architectural */
+	bool two_reads;	    /* reads by RSI and RDI, in an order that is not architectural */
 };
 
 struct sequence {
