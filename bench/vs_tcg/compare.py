@@ -12,7 +12,7 @@ import time
 import chart
 import machines
 from report import Report
-from rows import BY_NAME, MACHINE, NATIVE, POSTGRES, ROWS, TCG
+from rows import BY_NAME, MACHINE, NATIVE, POSTGRES, POSTGRES_CPUS, ROWS, TCG
 from store import Store
 
 QUIET = 0.1  # what others may use of the host before a report warns
@@ -86,9 +86,11 @@ def jobs(setup, names):
             yield [name], lambda engine, cpus=cpus: machines.boot(setup, engine, cpus)
         elif name == "memory":
             yield [name], lambda engine: machines.memory_at_rest(setup, engine)
-    postgres = [n for n in names if BY_NAME[n].group == POSTGRES]
-    if postgres:
-        yield postgres, lambda engine: machines.postgres(setup, engine)
+    for cpus in POSTGRES_CPUS:
+        postgres = [n for n in names
+                    if BY_NAME[n].group == POSTGRES and n.endswith(f"_{cpus}")]
+        if postgres:
+            yield postgres, lambda engine, cpus=cpus: machines.postgres(setup, engine, cpus)
 
 
 class OtherLoad:

@@ -176,21 +176,22 @@ def memory_at_rest(setup, engine):
         return [("memory", round(machine.monitor_memory(), 2), None)], []
 
 
-def postgres(setup, engine):
+def postgres(setup, engine, cpus):
     """pgbench as in bench/demo.sh; microseconds of the whole machine for a transaction."""
     disk = os.path.join(setup.postgres, "copy.img")
     subprocess.run(["cp", "--sparse=always", os.path.join(setup.postgres, "disk.img"), disk],
                    check=True)
     words = f"nv.run=demo nv.scale=5 nv.seconds={setup.postgres_seconds}"
-    with Machine(setup, engine, "postgres", cpus=4, memory="2G", words=words, disk=disk,
-                 initrd=os.path.join(setup.postgres, "initrd")) as machine:
+    with Machine(setup, engine, f"postgres_{cpus}", cpus=cpus, memory="2G", words=words,
+                 disk=disk, initrd=os.path.join(setup.postgres, "initrd")) as machine:
         problem = machine.finish(600 + 6 * setup.postgres_seconds)
         said = dict(re.findall(r"^DEMO (\S+) (\S+)$", "\n".join(
             line for _, line in machine.guest.lines), re.MULTILINE))
     os.remove(disk)
-    figures = [(f"pgbench_{key.replace('-', '_')}", 1e6 / float(said[f"{key}-tps"]), None)
+    figures = [(f"pgbench_{key.replace('-', '_')}_{cpus}", 1e6 / float(said[f"{key}-tps"]), None)
                for key in ("read-only", "tpc-b") if f"{key}-tps" in said]
     problems = [problem] if problem else []
     if said.get("balances") != "t" or said.get("history") != said.get("tpc-b-transactions"):
-        problems.append(f"{engine}: pgbench: the database does not agree with what was done")
+        problems.append(f"{engine}: pgbench with {cpus} VCPUs: the database does not agree"
+                        " with what was done")
     return figures, problems

@@ -7,6 +7,7 @@ INTEGER, VECTOR, KERNEL = "user code, integer", "user code, vectors", "kernel"
 MACHINE, POSTGRES = "the machine", "PostgreSQL"
 
 NATIVE, TCG = "native", "tcg"
+POSTGRES_CPUS = 2, 4
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ ROWS = [
           native=False) for n in (1, 2, 8)),
     Row(MACHINE, "memory", "the monitor beside the memory of a guest of 2 VCPUs at rest",
         unit="MiB", native=False),
-    Row(POSTGRES, "pgbench_read_only", "a transaction of pgbench -S, 4 clients, 4 VCPUs",
-        unit="us", native=False),
-    Row(POSTGRES, "pgbench_tpc_b", "a TPC-B-like transaction of pgbench", unit="us",
-        native=False),
+    *(Row(POSTGRES, f"pgbench_{key}_{n}", f"a {what} of pgbench, 4 clients, {n} VCPUs",
+          unit="us", native=False) for n in POSTGRES_CPUS
+      for key, what in (("read_only", "transaction with -S"),
+                        ("tpc_b", "TPC-B-like transaction"))),
 ]
 BY_NAME = {row.name: row for row in ROWS}
 
@@ -73,7 +74,7 @@ LIMITS = {
     "sse2": Limits(10, 2), "x87": Limits(10, 2), "avx2": Limits(50, 2),
     "getppid": Limits(3, 2.5), "clock_gettime": Limits(3, 2),
     "boot_1": Limits(2), "boot_2": Limits(2), "boot_8": Limits(2), "memory": Limits(1),
-    "pgbench_read_only": Limits(4), "pgbench_tpc_b": Limits(4),
+    **{row.name: Limits(4) for row in ROWS if row.group == POSTGRES},
 }
 GEOMEAN_LIMITS = Limits(4, 3)
 INTEGER_LIMITS = Limits(2, 5)
