@@ -118,6 +118,16 @@ int guest_run(struct guest *g, const struct diff_state *init, const struct guest
 
 #define SEQ_MAX 64
 
+/* What is open, on this host, of an instruction that faults. */
+#define OPEN_PARTS 1u	/* which of the parts that it accesses faults, or is not looked at */
+#define OPEN_ORDER 2u	/* which of its operands, by RSI and RDI, faults */
+#define OPEN_FLAGS 4u	/* arithmetic flags: from before it, or of its last repetition */
+#define OPEN_TOP   8u	/* whether the x87 stack's top is 0 already */
+#define OPEN_MASK  16u	/* of a vector's elements all but the sign may be what that is, or all 0 */
+#define OPEN_STORE 32u	/* whether it faults at all, if it raises an unmasked x87 exception */
+#define OPEN_MXCSR 64u	/* whether it has set exception flags already */
+#define OPEN_WRAP  128u /* 32-bit code: what fault, if it goes beyond the last address */
+
 struct seq_insn {
 	uint8_t bytes[15];
 	uint8_t len;
@@ -127,8 +137,7 @@ struct seq_insn {
 	uint32_t rip_dest;  /* ... and the address it must reach */
 	uint32_t undefined; /* flags that it leaves undefined, RFLAGS bits */
 	uint32_t defined;   /* flags that it certainly defines */
-	bool piecewise;	    /* accesses memory in parts, in an order that is not architectural */
-	bool two_reads;	    /* reads by RSI and RDI, in an order that is not architectural */
+	unsigned open;	    /* OPEN_* */
 };
 
 struct sequence {
@@ -157,10 +166,15 @@ uint32_t gen_undefined_at(const struct sequence *s, unsigned n);
 
 struct compare_options {
 	uint32_t undefined; /* flags not to look at */
-	bool page_only;	    /* of CR2 */
-	bool either;	    /* of two operands may be the one that faults */
+	unsigned open;	    /* of the instruction that both sides stopped at */
 };
 
+/*
+ * Whether the bare CPU has not stopped where the interpreter did, at an instruction of which `open`
+ * is open, because of that.
+ */
+bool compare_parted(const struct diff_result *native, const struct diff_result *guest,
+		    unsigned open);
 /* True if equal. With out (a FILE), prints every difference. */
 bool compare_results(const struct diff_result *native, const struct diff_result *guest,
 		     const struct compare_options *opt, void *out);

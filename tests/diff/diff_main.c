@@ -73,6 +73,11 @@ static unsigned stopped_at(const struct run *r, const struct sequence *s, uint64
 	return s->count;
 }
 
+static unsigned open_at(const struct sequence *s, unsigned n)
+{
+	return n < s->count ? s->insn[n].open : 0;
+}
+
 /* True if both sides agree. With report, prints the differences. */
 static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
 {
@@ -99,10 +104,9 @@ static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
 	/* At a fault, flags that nothing reads any more need not be exact: docs/bt.md. */
 	if (r->bt && r->native.vector != 3)
 		opt.undefined |= FLAGS_ARITH;
-	opt.page_only = last < s->count && s->insn[last].piecewise;
-	opt.either = last < s->count && s->insn[last].two_reads;
-	/* A processor may also fault on parts that are not enabled. */
-	if (opt.page_only && r->native.vector != 3)
+	opt.open = open_at(s, last);
+	if ((opt.open & OPEN_PARTS && r->native.vector != 3) ||
+	    compare_parted(&r->native, &r->interp, open_at(s, stopped_at(r, s, r->interp.st.rip))))
 		return true;
 	return compare_results(&r->native, &r->interp, &opt, report);
 }

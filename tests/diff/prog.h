@@ -56,7 +56,7 @@ struct prog_item {
 	bool label;			     /* control may come from elsewhere */
 	bool leaves;			     /* control may go to a label */
 	bool ends;			     /* ... and never to what follows */
-	bool piecewise, two_reads;	     /* as in struct seq_insn */
+	unsigned open;			     /* of its instructions: OPEN_* */
 	bool fragile; /* no instruction of it may be left out: a fault ends the program */
 	bool dropped;
 };

@@ -79,8 +79,7 @@ static void add_flags(struct prog_item *i, const ZydisDecodedInstruction *zi)
 	i->tested |= tested & ~i->defined;
 	i->undefined = (i->undefined & ~f.defined) | f.undefined;
 	i->defined = (i->defined & ~f.undefined) | f.defined;
-	i->piecewise |= f.piecewise;
-	i->two_reads |= f.two_reads;
+	i->open |= f.open;
 	i->leaves |= zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 	i->ends = zi->mnemonic == ZYDIS_MNEMONIC_JMP || zi->mnemonic == ZYDIS_MNEMONIC_RET ||
 		  zi->mnemonic == ZYDIS_MNEMONIC_INT3;

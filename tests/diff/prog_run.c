@@ -19,6 +19,7 @@ struct trial {
 	unsigned state, part;	/* which start, and how many stops before */
 	int error;		/* of guest_run() */
 	bool endless;		/* or of no use otherwise */
+	bool parted;		/* in the last part; there is no going on together */
 	uint64_t stops;		/* in all programs */
 };
 
@@ -29,8 +30,16 @@ static void compare_at(const struct trial *t, const struct program *p, struct co
 	/* At a fault, flags that nothing reads any more need not be exact: docs/bt.md. */
 	if (t->cfg->bt && t->native.vector != EXC_BP)
 		opt->undefined |= FLAGS_ARITH;
-	opt->page_only = at >= 0 && p->item[at].piecewise;
-	opt->either = at >= 0 && p->item[at].two_reads;
+	opt->open = at >= 0 ? p->item[at].open : 0;
+}
+
+/* The bare CPU went on where the interpreter rightly stopped. */
+static bool parted(const struct trial *t, const struct program *p)
+{
+	uint32_t undefined;
+	int at = prog_item_at(p, t->interp.st.rip, &undefined);
+
+	return at >= 0 && compare_parted(&t->native, &t->interp, p->item[at].open);
 }
 
 /* Hypervisors raise #UD when they interrupt a program whose stack pointer is not canonical. */
@@ -56,8 +65,8 @@ static bool run_part(struct trial *t, const struct program *p, FILE *report)
 		return false;
 	}
 	compare_at(t, p, &opt);
-	/* A processor may also fault on parts that are not enabled. */
-	if (opt.page_only && t->native.vector != EXC_BP)
+	t->parted = parted(t, p);
+	if (t->parted || (opt.open & OPEN_PARTS && t->native.vector != EXC_BP))
 		return true;
 	if (!compare_results(&t->native, &t->interp, &opt, report))
 		return false;
@@ -76,10 +85,10 @@ static bool skip(struct trial *t, const struct program *p)
 	uint32_t undefined;
 	int at;
 
-	if (t->endless || t->native.vector == EXC_BP || off >= CODE_SIZE)
+	if (t->endless || t->parted || t->native.vector == EXC_BP || off >= CODE_SIZE)
 		return false;
 	at = prog_item_at(p, t->native.st.rip, &undefined);
-	if (at >= 0 && (p->item[at].piecewise || p->item[at].fragile))
+	if (at >= 0 && (p->item[at].open & OPEN_PARTS || p->item[at].fragile))
 		return false;
 	if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&t->dec, NULL, native_code() + off,
 						      CODE_SIZE - off, &zi)))
