@@ -215,6 +215,9 @@ void bt_emit_refill_stubs(struct bt_stubs *s);
  */
 #define BT_ANY_HALF 2
 uint8_t *bt_emit_first_level(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind, unsigned half);
+/* The same with the first byte's address shifted or rotated right by so much already. */
+#define BT_INDEX_SHIFT (PAGE_SHIFT - 4)
+uint8_t *bt_emit_shifted_level(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind, unsigned half);
 /* stubs_string.c */
 void bt_emit_string_stubs(struct bt_stubs *s);
 

@@ -38,9 +38,19 @@ static void emit_span(struct tr *t, struct tr_slow *s)
 	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
 }
 
+static unsigned half_of(const struct tr *t)
+{
+	return t->any_half ? BT_ANY_HALF : t->upper;
+}
+
 uint8_t *tr_first_level(struct tr *t, const struct tr_group *g)
 {
-	return bt_emit_first_level(t->e, t->ctx, kind_of(g), t->any_half ? BT_ANY_HALF : t->upper);
+	return bt_emit_first_level(t->e, t->ctx, kind_of(g), half_of(t));
+}
+
+uint8_t *tr_shifted_level(struct tr *t, const struct tr_group *g)
+{
+	return bt_emit_shifted_level(t->e, t->ctx, kind_of(g), half_of(t));
 }
 
 /* As tr_first_level(); out of line if it is not there. */

@@ -152,6 +152,18 @@ static inline void e_mov_rr(struct emit *e, unsigned dst, unsigned src)
 	e_code(e, 0x48 | (src >> 3) << 2 | dst >> 3, 0x89, 0xc0 | (src & 7) << 3 | (dst & 7));
 }
 
+/* dst = src rotated; flags may change. */
+static inline void e_rotr(struct emit *e, bool bmi2, unsigned dst, unsigned src, unsigned by)
+{
+	if (bmi2) {
+		e_code(e, 0xc4, 0x43 | (~dst >> 3 & 1) << 7 | (~src >> 3 & 1) << 5, 0xfb, 0xf0,
+		       0xc0 | (dst & 7) << 3 | (src & 7), by);
+	} else {
+		e_mov_rr(e, dst, src);
+		e_code(e, 0x48 | dst >> 3, 0xc1, 0xc8 | (dst & 7), by);
+	}
+}
+
 /* ModRM, SIB and displacement of [base + index << scale + disp]; index H_NONE: none. */
 static inline void e_modrm(struct emit *e, unsigned reg, const struct host_mem *m)
 {

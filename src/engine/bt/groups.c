@@ -252,6 +252,7 @@ static unsigned open_group(struct pass *p, const struct tr_group *key, const str
 
 	*g = *key;
 	g->reg = NO_REG;
+	g->fold = FOLD_NOTHING;
 	g->first = g->last = n;
 	/* Those that are last in a long unit share one. */
 	g->place = MIN(n, BT_LAST_PLACE);

@@ -126,6 +126,23 @@ static unsigned lone_base(const ZydisDecodedOperandMem *m)
 	return m->base == ZYDIS_REGISTER_RIP ? HELD_PAGE : (unsigned)tr_gpr(m->base);
 }
 
+/* Where a register has the group's addend and one of the two of the address. */
+static struct host_mem folded_operand(const struct tr_insn *in, const struct tr_group *g,
+				      const ZydisDecodedOperandMem *m)
+{
+	struct host_mem hm = {.disp = page_disp(in, m)};
+
+	if (g->fold == FOLD_INDEX) {
+		hm.base = host_of(m->base);
+		hm.index = g->reg;
+	} else {
+		hm.base = g->reg;
+		hm.index = host_of(m->index);
+		hm.scale = tr_scale(m);
+	}
+	return hm;
+}
+
 struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct tr_access *a,
 			   bool one_scratch)
 {
@@ -133,6 +150,8 @@ struct host_mem tr_operand(struct tr *t, const struct tr_insn *in, const struct 
 	struct host_mem hm = {.base = SCRATCH0, .index = SCRATCH1};
 	unsigned held = tr_held(t), base;
 
+	if (t->group[a->group].fold != FOLD_NOTHING)
+		return folded_operand(in, &t->group[a->group], m);
 	if (tr_needs_both(m))
 		t->addend = NO_GROUP;
 	if (t->group[a->group].fixed) {

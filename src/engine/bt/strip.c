@@ -9,23 +9,13 @@
  * The jump back leads to the strip's head, which sees to it that nobody wants the VCPU, finds the
  * pages and counts the rounds. Whatever it does not find is the business of the first copy.
  */
-#include "src/engine/bt/translate.h"
+#include <stdlib.h>
+
+#include "src/engine/bt/strip.h"
 
 #define MAX_STRIDE (PAGE_SIZE / 8)
-#define MAX_ROUNDS 1024
-/* A head costs as much as checks in so many rounds. */
-#define MIN_ROUNDS 4
 /* Mean number of rounds of a loop that is worth a second copy. */
 #define LONG_RUN 8
-
-struct strip {
-	const uint8_t *head;
-	const uint8_t *undo;		/* gives registers back, and goes to the first copy */
-	int counter;			/* a register that tells rounds apart, or -1 */
-	bool closed;			/* is_closed() */
-	uint8_t borrowed[CPU_BT_STRIP]; /* guest registers */
-	unsigned nborrowed;
-};
 
 /* The instruction that ends the loop, or t->n. */
 static unsigned loop_end(const struct tr *t)
@@ -106,9 +96,8 @@ static bool first_at(const struct tr *t, const struct tr_group *g, ZydisDecodedO
 	       register_of(t, g->base, &m->base, stride);
 }
 
-/* Whether the group's page can be looked up ahead; m: its first byte in the first round. */
-static bool moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m,
-			 int64_t *stride)
+bool strip_moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m,
+			int64_t *stride)
 {
 	int64_t base, index;
 
@@ -118,23 +107,18 @@ static bool moves_evenly(const struct tr *t, const struct tr_group *g, ZydisDeco
 	return llabs(*stride) <= (int64_t)MAX_STRIDE && (!g->align || *stride % g->align == 0);
 }
 
-/* How many bytes the accesses of a group are apart at most, by all that its index may be. */
-static int64_t reach(const struct tr_group *g)
+int64_t strip_reach(const struct tr_group *g)
 {
 	return ((int64_t)g->below - 1) << g->scale;
 }
 
-/*
- * Whether the group is a table of at most a page whose elements do not cross pages if the first
- * one is aligned; m: that one.
- */
-static bool is_table(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m)
+bool strip_is_table(const struct tr *t, const struct tr_group *g, ZydisDecodedOperandMem *m)
 {
 	int64_t span = g->hi - g->lo + 1, stride;
 
 	return g->below && !g->align && first_at(t, g, m, &stride) && !stride &&
 	       !(span & (span - 1)) && span <= 1 << g->scale &&
-	       reach(g) + span <= (int64_t)PAGE_SIZE;
+	       strip_reach(g) + span <= (int64_t)PAGE_SIZE;
 }
 
 /* --- registers that the loop leaves alone ------------------------------------------------- */
@@ -161,10 +145,7 @@ static uint32_t registers_of(const struct tr_insn *in)
 	return used;
 }
 
-/*
- * Borrows at most max registers that hold nothing the loop needs, to be given back by emit_undo().
- * The first counts rounds in the head.
- */
+/* Borrows at most max registers that hold nothing the loop needs, to be given back. */
 static void borrow(struct tr *t, struct strip *s, unsigned max)
 {
 	uint32_t used = 1u << RSP;
@@ -176,92 +157,10 @@ static void borrow(struct tr *t, struct strip *s, unsigned max)
 			s->borrowed[s->nborrowed++] = r;
 }
 
-static void emit_keep(struct tr *t, const struct strip *s)
-{
-	for (unsigned n = 0; n < s->nborrowed; n++)
-		e_store(t->e, host_reg_of(s->borrowed[n]), GPR_OFF(s->borrowed[n]));
-}
-
-static void emit_undo(struct tr *t, const struct strip *s)
+void strip_undo(struct tr *t, const struct strip *s)
 {
 	for (unsigned n = 0; n < s->nborrowed; n++)
 		e_load(t->e, host_reg_of(s->borrowed[n]), GPR_OFF(s->borrowed[n]));
-}
-
-static void to_first_copy(const struct strip *s, struct emit *e, uint8_t *from)
-{
-	e_patch_to(e, from, s->undo);
-}
-
-/* --- the head ------------------------------------------------------------------------------ */
-
-/* The rounds become less if the page of the first byte, in SCRATCH1, ends before. */
-static void emit_rounds(struct tr *t, const struct strip *s, const struct tr_group *g,
-			int64_t stride)
-{
-	unsigned distance = llabs(stride), rounds = host_reg_of(s->borrowed[0]);
-	struct emit *e = t->e;
-
-	if (!stride)
-		return;
-	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, stride > 0 ? g->hi - g->lo : 0);
-	if (stride > 0)
-		e_code(e, 0x49, 0xf7, 0xd2);			   /* not r10 */
-	e_code(e, 0x41, 0x81, 0xe2), e32(e, (uint32_t)~PAGE_MASK); /* and r10d, imm32 */
-	if (distance & (distance - 1)) {
-		e_code(e, 0x45, 0x69, 0xd2), e32(e, (1u << 16) / distance); /* imul r10d, imm32 */
-		e_code(e, 0x41, 0xc1, 0xea, 16);			    /* shr r10d, imm8 */
-	} else {
-		e_code(e, 0x41, 0xc1, 0xea, __builtin_ctz(distance)); /* shr r10d, imm8 */
-	}
-	e_code(e, 0x41, 0x83, 0xc2, 1); /* add r10d, imm8 */
-	/* Not by a jump, which nobody could predict. */
-	e_code(e, 0x44 | rounds >> 3, 0x39, 0xd0 | (rounds & 7)); /* cmp rounds, r10d */
-	e_code(e, 0x41 | (rounds >> 3) << 2, 0x0f, 0x47, 0xc2 | (rounds & 7) << 3); /* cmova */
-}
-
-/* The page of a group and the rounds that stay in it. */
-static void emit_group(struct tr *t, const struct strip *s, const struct tr_group *g,
-		       const ZydisDecodedOperandMem *m, int64_t stride)
-{
-	struct emit *e = t->e;
-
-	tr_address(t, &t->in[0], m, SCRATCH1, 0);
-	if (g->align) {
-		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0,
-		      -(int)((g->lo - g->align_at) & (g->align - 1)));
-		e_code(e, 0x41, 0xf6, 0xc2, g->align - 1); /* test r10b, imm8 */
-		to_first_copy(s, e, e_jcc(e, CC_NE));
-	}
-	emit_rounds(t, s, g, stride);
-	e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, g->hi - g->lo);
-	to_first_copy(s, e, tr_first_level(t, g));
-	e_store(e, SCRATCH1, CPU_OFF(bt.addend) + 8 * g->slot);
-}
-
-/* The pages of a table's first and last element. */
-static void emit_table(struct tr *t, const struct strip *s, const struct tr_group *g,
-		       const ZydisDecodedOperandMem *m)
-{
-	int64_t last = g->hi - g->lo;
-	struct emit *e = t->e;
-
-	tr_address(t, &t->in[0], m, SCRATCH1, 0);
-	if (last) {
-		e_code(e, 0x41, 0xf6, 0xc3, last); /* test r11b, imm8 */
-		to_first_copy(s, e, e_jcc(e, CC_NE));
-	}
-	e_mov_rr(e, SCRATCH0, SCRATCH1);
-	e_code(e, 0x49, 0x81, 0xca), e32(e, (uint32_t)~PAGE_MASK); /* or r10, imm32 */
-	e_code(e, 0x49, 0x83, 0xc2, 1);				   /* add r10, imm8 */
-	e_store(e, SCRATCH0, TR_TABLE(g, second));
-	for (unsigned k = 0; k < 2; k++) {
-		if (k)
-			tr_address(t, &t->in[0], m, SCRATCH1, reach(g));
-		e_lea(e, SCRATCH0, SCRATCH1, H_NONE, 0, last);
-		to_first_copy(s, e, tr_first_level(t, g));
-		e_store(e, SCRATCH1, TR_TABLE(g, addend[k]));
-	}
 }
 
 /* Which groups need no checks in the copy; how many. */
@@ -274,30 +173,16 @@ static unsigned look_ahead(struct tr *t)
 	for (unsigned n = 0; n < t->ngroups; n++) {
 		struct tr_group *g = &t->group[n];
 
-		if (moves_evenly(t, g, &m, &stride) && ahead < CPU_BT_STRIP) {
+		if (strip_moves_evenly(t, g, &m, &stride) && ahead < CPU_BT_STRIP) {
 			g->ahead = true;
 			g->latch = NO_LATCH;
 			g->slot = ADDEND_SLOTS + ahead++;
-		} else if (is_table(t, g, &m) && tables < CPU_BT_TABLES) {
+		} else if (strip_is_table(t, g, &m) && tables < CPU_BT_TABLES) {
 			g->latch = NO_LATCH;
 			g->table = ++tables;
 		}
 	}
 	return ahead + tables;
-}
-
-static void emit_groups(struct tr *t, const struct strip *s)
-{
-	for (unsigned n = 0; n < t->ngroups; n++) {
-		const struct tr_group *g = &t->group[n];
-		ZydisDecodedOperandMem m;
-		int64_t stride;
-
-		if (g->ahead && moves_evenly(t, g, &m, &stride))
-			emit_group(t, s, g, &m, stride);
-		else if (g->table && is_table(t, g, &m))
-			emit_table(t, s, g, &m);
-	}
 }
 
 /* Nothing in the copy leaves it, but at its end: no check, no jump, and nothing that may_leave. */
@@ -311,83 +196,142 @@ static bool is_closed(const struct tr *t, unsigned ahead)
 	return true;
 }
 
-/* Then groups have their addends in registers, as far as these go. */
-static void emit_addends(struct tr *t, const struct strip *s)
+/* --- addends in registers ------------------------------------------------------------------ */
+
+static bool in_register(ZydisRegister r)
 {
-	for (unsigned n = 0; n < MIN(t->ngroups, s->nborrowed); n++) {
+	return tr_gpr(r) >= 0 && host_reg_of(tr_gpr(r)) != IN_MEMORY;
+}
+
+static bool same_value(struct tr_value a, struct tr_value b)
+{
+	return a.root == b.root && a.delta == b.delta;
+}
+
+/* Whether the register holds the same all the time. */
+static bool stays(const struct tr *t, ZydisRegister r)
+{
+	for (unsigned n = 1; n <= t->n; n++)
+		if (!same_value(t->reg_values[n][tr_gpr(r)], t->reg_values[0][tr_gpr(r)]))
+			return false;
+	return in_register(r);
+}
+
+/*
+ * What of an address with two registers stays may be part of the addend. All accesses of the group
+ * have to name it by the same register.
+ */
+static enum tr_fold choose_fold(const struct tr *t, unsigned group)
+{
+	const ZydisDecodedOperandMem *m = t->group[group].check->m;
+	bool index = true, base = true;
+
+	if (!in_register(m->base) || !in_register(m->index))
+		return FOLD_NOTHING;
+	for (unsigned n = 0; n < t->n; n++) {
+		for (unsigned k = 0; k < t->in[n].naccs; k++) {
+			const struct tr_access *a = &t->in[n].acc[k];
+
+			if (a->group != group)
+				continue;
+			index &= a->m->index == m->index && in_register(a->m->base);
+			base &= a->m->base == m->base && in_register(a->m->index);
+		}
+	}
+	if (index && stays(t, m->index))
+		return FOLD_INDEX;
+	return base && stays(t, m->base) ? FOLD_BASE : FOLD_NOTHING;
+}
+
+/* As far as registers go. */
+static void choose_registers(struct tr *t, const struct strip *s)
+{
+	unsigned next = 1;
+
+	for (unsigned n = 0; n < t->ngroups && next < s->nborrowed; n++) {
 		struct tr_group *g = &t->group[n];
 
 		if (!g->ahead)
 			continue;
-		g->reg = host_reg_of(s->borrowed[n]);
-		e_load(t->e, g->reg, CPU_OFF(bt.addend) + 8 * g->slot);
+		g->reg = host_reg_of(s->borrowed[next++]);
+		g->fold = choose_fold(t, n);
 	}
+}
+
+/* --- the counter --------------------------------------------------------------------------- */
+
+/* How far a register gets in one round, or 0. */
+static int64_t stride_of(const struct tr *t, unsigned gpr)
+{
+	struct tr_value before = t->reg_values[0][gpr], after = t->reg_values[t->n][gpr];
+	int64_t stride = before.root == after.root ? after.delta - before.delta : 0;
+
+	return stride == (int32_t)stride ? stride : 0;
 }
 
 /* A register that tells rounds apart: its number, or -1. */
 static int counting_register(const struct tr *t)
 {
-	for (int n = 0; n < 16; n++) {
-		struct tr_value before = t->reg_values[0][n], after = t->reg_values[t->n][n];
-
-		if (before.root == after.root && before.delta != after.delta)
+	for (int n = 0; n < 16; n++)
+		if (stride_of(t, n))
 			return n;
-	}
 	return -1;
 }
 
-/* cpu->bt.bound = what the counting register holds after so many rounds. */
-static void emit_bound(struct tr *t, const struct strip *s)
+/* Whether it is the same in each round. */
+static bool may_be_limit(const struct tr *t, const ZydisDecodedOperand *o)
 {
-	int64_t stride = t->reg_values[t->n][s->counter].delta - t->reg_values[0][s->counter].delta;
-	unsigned rounds = host_reg_of(s->borrowed[0]);
-	struct emit *e = t->e;
+	int gpr = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? tr_gpr(o->reg.value) : -1;
 
-	if (stride != (int32_t)stride)
-		t->failed = true;
-	e_code(e, 0x4c | rounds >> 3, 0x69, 0xd0 | (rounds & 7)), e32(e, stride); /* imul r10 */
-	if (host_reg_of(s->counter) == IN_MEMORY)
-		e_gs(e, true, 0x03, SCRATCH0, GPR_OFF(s->counter));
-	else
-		e_lea(e, SCRATCH0, SCRATCH0, host_reg_of(s->counter), 0, 0);
-	e_store(e, SCRATCH0, CPU_OFF(bt.bound));
+	return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ||
+	       (gpr >= 0 && same_value(t->reg_values[t->n][gpr], t->reg_values[0][gpr]));
 }
 
-/* To the loop's top unless the counting register has reached the bound. */
-static void emit_again(struct tr *t, unsigned counter, const uint8_t *top)
+/* The loop may end with a comparison of its counter with a limit, and a jump if they differ. */
+static void find_compare(struct tr *t, struct strip *s)
 {
-	unsigned h = host_reg_of(counter);
-	struct emit *e = t->e;
+	struct tr_insn *end = &t->in[t->n - 1], *in = &t->in[MAX(t->n, 2u) - 2];
 
-	if (h == IN_MEMORY) {
-		h = SCRATCH0;
-		e_load(e, h, GPR_OFF(counter));
+	if (t->n < 2 || !tr_is_jcc(end) || (end->zi.opcode & 15) != CC_NE ||
+	    in->zi.mnemonic != ZYDIS_MNEMONIC_CMP || in->zi.operand_width != 64)
+		return;
+	for (unsigned k = 0; k < 2; k++) {
+		int64_t stride;
+
+		if (in->op[k].type != ZYDIS_OPERAND_TYPE_REGISTER || !may_be_limit(t, &in->op[!k]))
+			continue;
+		stride = stride_of(t, tr_gpr(in->op[k].reg.value));
+		if (!stride || llabs(stride) & (llabs(stride) - 1))
+			continue;
+		s->compare = in;
+		s->limit = !k;
+		s->counter = tr_gpr(in->op[k].reg.value);
+		s->stride = stride;
 	}
-	e_gs(e, true, 0x3b, h, CPU_OFF(bt.bound));
-	e_jcc_to(e, CC_NE, top);
-}
-
-static void emit_head(struct tr *t, const struct strip *s)
-{
-	unsigned rounds = host_reg_of(s->borrowed[0]);
-	struct emit *e = t->e;
-
-	emit_keep(t, s);
-	to_first_copy(s, e, bt_emit_wanted(e));
-	if (t->vec_level)
-		to_first_copy(s, e, bt_emit_vec_below(e, t->vec_level));
-	e_mov_imm32(e, rounds, MAX_ROUNDS);
-	emit_groups(t, s);
-	e_code(e, 0x40 | rounds >> 3, 0x83, 0xf8 | (rounds & 7), MIN_ROUNDS); /* cmp rounds, imm8 */
-	to_first_copy(s, e, e_jcc(e, CC_B));
-	emit_bound(t, s);
-	if (s->closed)
-		emit_addends(t, s);
-	else
-		emit_undo(t, s);
 }
 
 /* --- the copy ------------------------------------------------------------------------------ */
+
+/* To the loop's top unless the counter has reached the bound. */
+static void emit_again(struct tr *t, const struct strip *s, const uint8_t *top)
+{
+	unsigned h = host_reg_of(s->counter), bound = host_reg_of(s->borrowed[0]);
+	struct emit *e = t->e;
+
+	if (!s->closed) {
+		if (h == IN_MEMORY) {
+			h = SCRATCH0;
+			e_load(e, h, GPR_OFF(s->counter));
+		}
+		e_gs(e, true, 0x3b, h, CPU_OFF(bt.bound)); /* cmp h, gs:[bound] */
+	} else if (h == IN_MEMORY) {
+		e_gs(e, true, 0x39, bound, GPR_OFF(s->counter)); /* cmp gs:[counter], bound */
+	} else {
+		e_code(e, 0x48 | (bound >> 3) << 2 | h >> 3, 0x39,
+		       0xc0 | (bound & 7) << 3 | (h & 7)); /* cmp h, bound */
+	}
+	e_jcc_to(e, CC_NE, top);
+}
 
 /* Each round has to be paid for. */
 static void emit_count(struct tr *t, const struct strip *s)
@@ -396,8 +340,18 @@ static void emit_count(struct tr *t, const struct strip *s)
 
 	e_gs(e, false, 0x8b, SCRATCH0, CPU_OFF(bt.left));
 	e_code(e, 0x41, 0x83, 0xea, t->n); /* sub r10d, n */
-	to_first_copy(s, e, e_jcc(e, CC_S));
+	e_jcc_to(e, CC_S, s->undo);
 	e_gs(e, false, 0x89, SCRATCH0, CPU_OFF(bt.left));
+}
+
+static void emit_insn(struct tr *t, struct tr_insn *in)
+{
+	if (!in->rsp_behind)
+		tr_settle_rsp(t);
+	tr_checks(t, in);
+	tr_flags_before(t, in);
+	in->emit(t, in);
+	tr_flags_after(t, in);
 }
 
 /* Behind the copy's last instruction, to the loop's top, the head, or what is behind the loop. */
@@ -408,20 +362,24 @@ static void emit_end(struct tr *t, const struct strip *s, const uint8_t *top)
 	struct emit *e = t->e;
 	uint8_t *exit = NULL;
 
+	if (s->compare) {
+		/* All flags that it sets are dead. */
+		emit_again(t, s, top);
+		emit_insn(t, s->compare);
+	}
 	tr_flags_before(t, end);
 	if (tr_is_jcc(end) && s->closed)
 		exit = e_jcc(e, cc);
 	else if (tr_is_jcc(end))
 		tr_exit(t, tr_next(end), cc);
 	/* At the top the flags are dead. */
-	emit_again(t, s->counter, top);
-	if (s->closed)
-		emit_undo(t, s);
-	e_jmp_to(e, s->head);
+	if (!s->compare)
+		emit_again(t, s, top);
+	e_jmp_to(e, s->again);
 	if (!exit)
 		return;
 	e_patch_here(e, exit);
-	emit_undo(t, s);
+	strip_undo(t, s);
 	tr_exit(t, tr_next(end), TR_ALWAYS);
 }
 
@@ -432,14 +390,9 @@ static void emit_copy(struct tr *t, const struct strip *s)
 	t->held = NO_REG;
 	if (t->bt->counted)
 		emit_count(t, s);
-	for (struct tr_insn *in = t->in; in < &t->in[t->n - 1]; in++) {
-		if (!in->rsp_behind)
-			tr_settle_rsp(t);
-		tr_checks(t, in);
-		tr_flags_before(t, in);
-		in->emit(t, in);
-		tr_flags_after(t, in);
-	}
+	for (struct tr_insn *in = t->in; in < &t->in[t->n - 1]; in++)
+		if (in != s->compare)
+			emit_insn(t, in);
 	tr_settle_rsp(t);
 	emit_end(t, s, top);
 }
@@ -457,10 +410,17 @@ static bool plan(struct tr *t, struct strip *s)
 	tr_flags(t);
 	tr_groups(t);
 	s->counter = counting_register(t);
+	if (s->counter < 0)
+		return false;
+	s->stride = stride_of(t, s->counter);
 	ahead = look_ahead(t);
 	s->closed = is_closed(t, ahead);
-	borrow(t, s, s->closed ? ahead : 1);
-	return ahead && s->counter >= 0 && s->nborrowed && !t->in[0].live_in;
+	if (s->closed)
+		find_compare(t, s);
+	borrow(t, s, s->closed ? 1 + ahead : 1);
+	if (s->closed)
+		choose_registers(t, s);
+	return ahead && s->nborrowed && !t->in[0].live_in;
 }
 
 const uint8_t *tr_emit_strip(struct tr *t)
@@ -470,10 +430,9 @@ const uint8_t *tr_emit_strip(struct tr *t)
 	if (!plan(t, &s))
 		return NULL;
 	s.undo = t->e->p;
-	emit_undo(t, &s);
+	strip_undo(t, &s);
 	e_jmp_to(t->e, t->entry_near);
-	s.head = t->e->p;
-	emit_head(t, &s);
+	strip_emit_head(t, &s);
 	emit_copy(t, &s);
 	return s.head;
 }

@@ -33,10 +33,15 @@ static void emit_own_tag(struct emit *e)
 
 uint8_t *bt_emit_first_level(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind, unsigned half)
 {
+	e_code(e, 0x49, 0xc1, 0xeb, BT_INDEX_SHIFT); /* shr r11, imm8 */
+	return bt_emit_shifted_level(e, ctx, kind, half);
+}
+
+uint8_t *bt_emit_shifted_level(struct emit *e, enum tlb_ctx ctx, enum tlb_kind kind, unsigned half)
+{
 	size_t entry = CPU_OFF(tlb.e[ctx][kind]);
 	uint8_t *other;
 
-	e_code(e, 0x49, 0xc1, 0xeb, PAGE_SHIFT - 4);		  /* shr r11, imm8 */
 	e_code(e, 0x41, 0x81, 0xe3), e32(e, (TLB_SIZE - 1) << 4); /* and r11d, imm32 */
 	e_code(e, 0x49, 0x81, 0xe2), e32(e, (uint32_t)PAGE_MASK); /* and r10, imm32 */
 	if (half == BT_ANY_HALF)

@@ -227,7 +227,7 @@ static void start(struct tr *t, struct bt *bt, const struct block *b)
 	t->seldom = atomic_load_relaxed(&b->seldom);
 	t->by_hand = atomic_load_relaxed(&b->by_hand);
 	t->nback = 0;
-	t->failed = false;
+	t->failed = t->strip = false;
 	t->unit = NULL;
 	tr_start_passes(t);
 }
@@ -306,6 +306,10 @@ static void add_strip(struct tr *t)
 		emit_cold(t);
 		for (unsigned k = 0; k < nback; k++)
 			e_patch(t->back[k], head);
+		/* The first copy counts how often it is entered. */
+		t->strip = !t->seldom;
+		if (t->strip)
+			t->entry_near = t->entry_far = (uint8_t *)head;
 	}
 	t->n = n;
 }
@@ -358,6 +362,7 @@ static bool publish(struct tr *t, const void *was)
 	ok = b->native == was && code_may_publish(bc->code, &bc->room, b);
 	if (ok) {
 		b->unit = t->unit;
+		atomic_store_relaxed(&b->strip, t->strip);
 		atomic_store_relaxed(&b->far_native, e_exec(&t->bt->e, t->entry_far));
 		atomic_store_release(&t->bt->stubs->published, t->bt->stubs->published + 1);
 		/* Pairs with the acquire of who reads native first. */

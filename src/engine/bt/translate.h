@@ -100,6 +100,9 @@ struct tr_value {
 /* The base of accesses relative to RIP. */
 #define CODE_PAGE ~0u
 
+/* What of an address a register has that has a group's addend. */
+enum tr_fold { FOLD_NOTHING, FOLD_INDEX, FOLD_BASE };
+
 /* Accesses relative to one base, checked together: see groups.c. */
 struct tr_group {
 	uint32_t base, index; /* values, by number; 0: none, CODE_PAGE: the code's page */
@@ -123,6 +126,7 @@ struct tr_group {
 	bool fixed;	  /* the latch is of the code's page: see emit_fixed_check() */
 	bool ahead;	  /* checked before a strip of the loop: strip.c */
 	uint8_t reg;	  /* then, the host register that has the addend, or NO_REG */
+	uint8_t fold;	  /* then, what else is in there: enum tr_fold */
 	uint8_t table;	  /* 1 + index in cpu->bt.table, filled before a strip; or 0 */
 };
 
@@ -232,6 +236,7 @@ struct tr {
 	 */
 	bool flags_mem;
 	bool failed;
+	bool strip;	/* the unit is entered at a strip's head */
 	uint8_t *entry; /* host code of the unit */
 	uint8_t *entry_near,
 		*entry_far;	/* ... entered with flags in the host's or in cpu->bt.flags */
@@ -321,6 +326,8 @@ void tr_slow_back(struct tr *t, struct tr_slow *s);
  * SCRATCH0, which becomes the tag; returns the jump that is taken if the first level has it not.
  */
 uint8_t *tr_first_level(struct tr *t, const struct tr_group *g);
+/* The same with SCRATCH1 as for bt_emit_shifted_level(). */
+uint8_t *tr_shifted_level(struct tr *t, const struct tr_group *g);
 
 /* strip.c: whether to try; the strip's head and copy of the loop, or NULL: there is no use. */
 bool tr_has_strip(const struct tr *t);

@@ -52,7 +52,10 @@ static uint32_t heat(const struct block *b)
 	return atomic_load_relaxed(&b->heat);
 }
 
-/* The block at an offset in the page, if it is decoded, ran often and fits. */
+/*
+ * The block at an offset in the page, if it is decoded, ran often and fits. One that begins with a
+ * strip is better entered there.
+ */
 static const struct block *candidate(const struct tr *t, int64_t off)
 {
 	const struct block *b;
@@ -60,7 +63,8 @@ static const struct block *candidate(const struct tr *t, int64_t off)
 	if (off < 0 || off >= (int64_t)PAGE_SIZE)
 		return NULL;
 	b = code_find(t->bt->bc->code, (t->b->gpa & PAGE_MASK) + off, t->b->key, NO_GFN);
-	if (!b || in_unit(t, b) || t->n + b->insns > UNIT_MAX_INSNS || heat(b) < t->bt->hot)
+	if (!b || in_unit(t, b) || atomic_load_relaxed(&b->strip) ||
+	    t->n + b->insns > UNIT_MAX_INSNS || heat(b) < t->bt->hot)
 		return NULL;
 	return b;
 }

@@ -260,7 +260,7 @@ static struct block *build(struct block_cache *bc, struct source *s, uint32_t ke
 	b->heat = 0;
 	b->time = b->left_often = b->faded = 0;
 	b->lookups = b->lookups_next = b->narrow = b->by_hand = 0;
-	b->any_half = b->runs_long = b->seldom = b->dead = false;
+	b->any_half = b->runs_long = b->strip = b->seldom = b->dead = false;
 	b->code = NULL;
 	b->native = b->far_native = NULL;
 	b->unit = NULL;

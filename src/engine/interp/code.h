@@ -48,6 +48,7 @@ struct block {
 	uint8_t faded;	     /* *compiled: how often one of by_hand turned out not to need that */
 	bool any_half;	     /* *compiled: data may be in the half that the code is not in */
 	bool runs_long;	     /* *compiled: a loop that was seldom left */
+	bool strip;	     /* *native begins with the head of a strip of that loop */
 	bool seldom;	     /* *compiled: it runs so seldom that it has no latches */
 	bool dead;	     /* +it is not found any more; read by any thread */
 	/*
