@@ -17,6 +17,13 @@
 #define REGIONS	   8
 #define MAX_ROOMS  32 /* of a region */
 #define STUB_BYTES KIB(64)
+/*
+ * Between hot and cold code of all rooms. Processors tell branches apart by some low bits of their
+ * addresses (Intel's Golden Cove by 24). Both parts of a unit lie about as far from the beginning
+ * of their rooms, and these are a power of two apart: without this they would often be taken for
+ * each other. An odd number of pages, whatever the power is.
+ */
+#define COLD_SKEW (157 * PAGE_SIZE)
 /* Of a room: a unit of the greatest size fits. */
 #define MIN_DATA KIB(64)
 #define MIN_CODE KIB(64) /* hot and cold each */
@@ -51,10 +58,16 @@ struct code_cache {
 	uint8_t *code_exec; /* the mapping that runs */
 };
 
+/* Where cold code begins. */
+static size_t cold_at(const struct code_cache *cc)
+{
+	return REGIONS * cc->rooms * cc->code + COLD_SKEW;
+}
+
 /* Hot and cold code of all rooms. */
 static size_t rooms_size(const struct code_cache *cc)
 {
-	return 2 * REGIONS * cc->rooms * cc->code;
+	return cold_at(cc) + REGIONS * cc->rooms * cc->code;
 }
 
 static size_t code_size(const struct code_cache *cc)
@@ -392,7 +405,7 @@ static void hand_out(struct code_cache *cc, struct code_room *room)
 		return;
 	room->hot = cc->code_mem + n * cc->code;
 	room->hot_end = room->hot + cc->code;
-	room->cold = room->hot + REGIONS * cc->rooms * cc->code;
+	room->cold = room->hot + cold_at(cc);
 	room->cold_end = room->cold + cc->code;
 	use_huge(cc, room->hot);
 	use_huge(cc, room->cold);
