@@ -45,6 +45,8 @@ void host_isa_probe(struct host_isa *isa)
 	isa->rdseed = b & bit_RDSEED;
 	isa->clflushopt = b & bit_CLFLUSHOPT;
 	isa->sha = b & bit_SHA;
-	if (__get_cpuid(0x80000001, &a, &b, &c, &d))
-		isa->lzcnt = c & bit_LZCNT;
+	if (!__get_cpuid(0x80000001, &a, &b, &c, &d))
+		return;
+	isa->lzcnt = c & bit_LZCNT;
+	isa->rdtscp = d & (1u << 27);
 }

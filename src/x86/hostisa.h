@@ -13,8 +13,8 @@ struct host_isa {
 	bool avx, avx2, fma, f16c; /* usable: the host's kernel has enabled the YMM state */
 	bool rdrand, rdseed;
 	bool clflush, clflushopt;
-	bool popcnt, bmi1, bmi2, lzcnt, movbe,
-		adx; /* for the translator, which runs integer code as it is */
+	/* For the translator, which runs integer code as it is. */
+	bool popcnt, bmi1, bmi2, lzcnt, movbe, adx, rdtscp;
 };
 
 /* Costs a few CPUID instructions, each a VM exit on a virtual host. Any thread. */

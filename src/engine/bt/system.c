@@ -123,7 +123,10 @@ static bool plan_popf(struct tr_insn *in)
 
 /* --- time ---------------------------------------------------------------------------------- */
 
-/* RDTSCP is read when all loads before it are done: an LFENCE stands for that. */
+/*
+ * RDTSCP is read when all loads before it are done. Without the host's an LFENCE stands for that,
+ * which what follows waits for, too.
+ */
 static void emit_rdtsc(struct tr *t, struct tr_insn *in)
 {
 	const size_t scale = CPU_OFF(bt.tsc);
@@ -138,11 +141,15 @@ static void emit_rdtsc(struct tr *t, struct tr_insn *in)
 	}
 	is_zero(e, true, scale + offsetof(struct clock_scale, mult));
 	unknown = tr_slow_if(t, in, SLOW_STEP, CC_E);
-	if (and_aux)
-		e_code(e, 0x0f, 0xae, 0xe8); /* lfence */
-	e_code(e, 0x0f, 0x31);		     /* rdtsc */
-	e_code(e, 0x48, 0xc1, 0xe2, 32);     /* shl rdx, 32 */
-	e_code(e, 0x48, 0x09, 0xd0);	     /* or rax, rdx */
+	if (and_aux && t->bt->stubs->isa.rdtscp) {
+		e_code(e, 0x0f, 0x01, 0xf9); /* rdtscp */
+	} else {
+		if (and_aux)
+			e_code(e, 0x0f, 0xae, 0xe8); /* lfence */
+		e_code(e, 0x0f, 0x31);		     /* rdtsc */
+	}
+	e_code(e, 0x48, 0xc1, 0xe2, 32); /* shl rdx, 32 */
+	e_code(e, 0x48, 0x09, 0xd0);	 /* or rax, rdx */
 	e_gs(e, true, 0x2b, H_RAX, scale + offsetof(struct clock_scale, tsc0));
 	e_gs(e, true, 0xf7, 4, scale + offsetof(struct clock_scale, mult)); /* mul */
 	e_code(e, 0x48, 0x0f, 0xac, 0xd0, 32);				    /* shrd rax, rdx, 32 */
