@@ -438,6 +438,8 @@ static void emit_call(struct tr *t, struct tr_insn *in)
 		add_exit(t, emit_host_call(t), tr_target(in));
 	else
 		call_far(t, tr_target(in));
+	/* A return brings flags there, whatever the call did. */
+	t->flags_mem = true;
 	emit_returned(t, in);
 }
 

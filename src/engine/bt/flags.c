@@ -136,7 +136,7 @@ static uint32_t live_behind(const struct tr *t, const struct tr_insn *last, uint
 		return live_at(t, tr_next(last));
 	if (tr_is_jcc(last))
 		return live_at(t, tr_next(last)) | live_at(t, tr_target(last));
-	return tr_is_jump(last) ? live_at(t, tr_target(last)) : ARITH_FLAGS;
+	return tr_is_jump(last) || tr_is_call(last) ? live_at(t, tr_target(last)) : ARITH_FLAGS;
 }
 
 void tr_flags(struct tr *t)

@@ -13,11 +13,21 @@ bool tr_is_jcc(const struct tr_insn *in)
 	       (map == ZYDIS_OPCODE_MAP_0F && op >= 0x80 && op <= 0x8f);
 }
 
-bool tr_is_jump(const struct tr_insn *in)
+static bool is_direct(const struct tr_insn *in, ZydisMnemonic m)
 {
-	return in->zi.mnemonic == ZYDIS_MNEMONIC_JMP && in->zi.operand_width == 64 &&
+	return in->zi.mnemonic == m && in->zi.operand_width == 64 &&
 	       in->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
 	       in->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && in->op[0].imm.is_relative;
+}
+
+bool tr_is_jump(const struct tr_insn *in)
+{
+	return is_direct(in, ZYDIS_MNEMONIC_JMP);
+}
+
+bool tr_is_call(const struct tr_insn *in)
+{
+	return is_direct(in, ZYDIS_MNEMONIC_CALL);
 }
 
 void tr_plan(struct tr *t)

@@ -268,6 +268,8 @@ static inline bool tr_by_hand(const struct tr *t, unsigned n)
 /* A conditional or unconditional near jump to a constant distance. */
 bool tr_is_jcc(const struct tr_insn *in);
 bool tr_is_jump(const struct tr_insn *in);
+/* A near call of a constant distance. */
+bool tr_is_call(const struct tr_insn *in);
 /* native.c, control.c, ...: fill in emit, shape, acc if they know the instruction. */
 bool tr_plan_native(struct tr *t, struct tr_insn *in);
 bool tr_plan_control(struct tr *t, struct tr_insn *in);

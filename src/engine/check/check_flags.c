@@ -123,7 +123,8 @@ static uint64_t may_read(const struct check *k, const uint8_t *page, int64_t off
 		off += zi.length;
 		if (zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
 			continue;
-		if (zi.meta.category == ZYDIS_CATEGORY_UNCOND_BR &&
+		if ((zi.meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
+		     zi.meta.category == ZYDIS_CATEGORY_CALL) &&
 		    (zi.attributes & ZYDIS_ATTRIB_IS_RELATIVE)) {
 			off += op[0].imm.value.s;
 			continue;
