@@ -232,9 +232,10 @@ struct cpu {
 		uint64_t far_rip;    /* ... to where */
 		void *branch;	/* struct bt_site of the indirect branch being looked up, or NULL */
 		void *exit;	/* struct bt_exit by which compiled code was left, or NULL */
-		uint16_t flags; /* AH and AL as by LAHF and SETO AL */
-		bool next;	/* a handler reached the end of its site */
-		int32_t left;	/* instructions before the next safepoint */
+		uint16_t flags; /* AH and AL as by LAHF and SETO AL; with what follows, 32 bits */
+		uint16_t no_flags;
+		bool next;    /* a handler reached the end of its site */
+		int32_t left; /* instructions before the next safepoint */
 		/* The guest's TSC by the host's; mult is 0 where cpu_ops.rdtsc has to be asked. */
 		struct clock_scale tsc;
 		int32_t fills; /* of latches, before the next is looked at */

@@ -155,11 +155,34 @@ void tr_flags(struct tr *t)
 	}
 }
 
+/* Whether those before the instruction being emitted come from XOR of a register with itself. */
+static bool are_of_zero(const struct tr *t)
+{
+	const struct tr_insn *in = &t->in[t->at];
+
+	do {
+		if (in == t->in || !(--in)->emit)
+			return false;
+	} while (!in->flag_touches);
+	return in->zi.mnemonic == ZYDIS_MNEMONIC_XOR && !in->naccs && in->op[0].size >= 32 &&
+	       in->op[0].reg.value == in->op[1].reg.value;
+}
+
+/* ZF and PF, in one store, which has no 16-bit constant: that would take the decoder longer. */
+static void save_zero(struct emit *e)
+{
+	e_code(e, 0x65, 0xc7); /* mov dword gs:[flags], imm32 */
+	e_field(e, 0, CPU_OFF(bt.flags), 4), e32(e, (FLAG_ZF | FLAG_PF | FLAG_ONE) << 8);
+}
+
 void tr_flags_clobber(struct tr *t, uint32_t live, unsigned tmp)
 {
 	if (!live || t->flags_mem)
 		return;
-	bt_emit_flags_save(t->e, tmp);
+	if (are_of_zero(t))
+		save_zero(t->e);
+	else
+		bt_emit_flags_save(t->e, tmp);
 	t->flags_mem = true;
 }
 

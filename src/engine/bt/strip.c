@@ -346,6 +346,7 @@ static void emit_count(struct tr *t, const struct strip *s)
 
 static void emit_insn(struct tr *t, struct tr_insn *in)
 {
+	t->at = in - t->in;
 	if (!in->rsp_behind)
 		tr_settle_rsp(t);
 	tr_checks(t, in);

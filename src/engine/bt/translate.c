@@ -181,6 +181,7 @@ static void emit_body(struct tr *t)
 	for (unsigned n = 0; n < t->n; n++) {
 		struct tr_insn *in = &t->in[n];
 
+		t->at = n;
 		in->host = t->e->p;
 		if (!in->rsp_behind || (t->vec_level && t->vec_at == n) ||
 		    (t->x87 && t->x87_at == n))

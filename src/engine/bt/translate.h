@@ -211,6 +211,7 @@ struct tr {
 	struct bt_site *ret_site;
 	struct tr_value reg_values[UNIT_MAX_INSNS + 1][16]; /* groups.c */
 	unsigned nstack;				    /* groups with a latch of the stack */
+	unsigned at;					    /* the instruction being emitted */
 	unsigned next_group;				    /* whose check is to be emitted next */
 	unsigned addend; /* the group whose addend is in SCRATCH1, or NO_GROUP */
 	int32_t rsp_lag; /* guest RSP less the host register for it */
