@@ -150,18 +150,21 @@ static void note_fills(struct bt *bt, const struct bt_check *k)
 }
 
 /*
- * A unit that was compiled as one that runs seldom gets latches if it does not, on this VCPU.
+ * A unit that was compiled as one that runs seldom gets latches if it does not, on this VCPU. The
+ * block is looked at only then, for most that come here do run seldom, and it is in no cache.
  */
 const uint8_t *bt_ran(struct cpu *c, const struct bt_check *k)
 {
 	struct bt *bt = bt_of_code(c);
 	uint32_t now = code_now(), took = now - c->bt_counted[k->count];
 
+	c->bt_counted[k->count] = now;
+	if (took >= BT_RUNS * OFTEN_TICKS)
+		return k->retry;
 	if (!atomic_load_relaxed(&k->unit->seldom))
 		refresh(bt, k->unit);
-	else if (took < BT_RUNS * OFTEN_TICKS && want_redo(bt, k->unit))
+	else if (want_redo(bt, k->unit))
 		atomic_store_relaxed(&k->unit->seldom, false);
-	c->bt_counted[k->count] = now;
 	return k->retry;
 }
 
