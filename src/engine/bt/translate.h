@@ -8,7 +8,7 @@
  *   groups.c   which memory accesses share one check, and where that stands
  *   checks.c   the checks
  *   memory.c, native.c, control.c, ...   host code
- *   strip.c    a second copy of a loop, with fewer checks
+ *   strip.c, strip_head.c   a second copy of a loop, with fewer checks
  */
 #ifndef ENGINE_BT_TRANSLATE_H
 #define ENGINE_BT_TRANSLATE_H
