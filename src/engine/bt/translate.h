@@ -379,9 +379,20 @@ bool tr_needs_both(const ZydisDecodedOperandMem *m);
 #define TR_MAX_MOVE (1 << 29)
 void tr_move_rsp(struct tr *t, int32_t by); /* at most so far up or down */
 void tr_settle_rsp(struct tr *t);
-/* The exits to other pages, and what look-ups do that find nothing. */
+
+/* leave.c: whether an offset is in the page. */
+bool tr_in_page(int64_t off);
+/* reg = the linear address of an offset in the page, or beyond. */
+void tr_page_address(struct emit *e, unsigned reg, int32_t off);
+/* To an offset, on a condition; a joined jump where that can be. */
 #define TR_ALWAYS 16 /* jcc of an unconditional exit */
 void tr_exit(struct tr *t, int64_t target, unsigned jcc);
+/* The host's call, to an offset; to what cpu->rip says, branch being the instruction's site. */
+void tr_call(struct tr *t, int64_t target);
+void tr_call_looked_up(struct tr *t, struct bt_site *branch);
+/* To the target in SCRATCH0; branch: the site of an indirect branch, or NULL. */
+void tr_look_up(struct tr *t, struct bt_site *branch, bool flags_mem);
+/* What is out of line of all these, and of returns. */
 void tr_emit_far(struct tr *t);
 
 /* translate.c */
