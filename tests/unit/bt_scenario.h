@@ -25,8 +25,9 @@ struct scenario {
 	const uint8_t *code, *code_end, *kernel, *kernel_end;
 	/* Behind a common beginning: RIP at the code, CPL 0, registers by the round. */
 	void (*prepare)(struct guest_cpu *g, unsigned round);
-	bool once;    /* until the first exit, be it a yield */
-	bool deliver; /* exceptions, until HLT */
+	bool once;	/* until the first exit, be it a yield */
+	bool deliver;	/* exceptions, until HLT */
+	unsigned after; /* compile what was interpreted so often, rather than at once */
 };
 
 #define SCENARIO(fn, text, prepare_fn, ...)                                                       \
@@ -109,6 +110,8 @@ static void run(const struct scenario *s, bool translate, struct outcome out[ROU
 {
 	struct guest_cpu *g = create(translate, s->deliver);
 
+	if (translate && s->after)
+		guest_cpu_translate_after(g, s->after, false);
 	memcpy(g->ram + CODE_GPA, s->code, s->code_end - s->code);
 	if (s->kernel)
 		memcpy(g->ram + KERNEL_GPA, s->kernel, s->kernel_end - s->kernel);

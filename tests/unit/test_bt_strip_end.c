@@ -3,7 +3,7 @@
  * the same from the same state on the interpreter and compiled.
  */
 #include <setjmp.h>
-#include <signal.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -240,30 +240,33 @@ static void test_ends_counted(void **state)
 /* Strip after strip, and nobody would have the VCPU. */
 CODE(endless, "1: add (%rsi), %rbx; add $8, %rcx; cmp %rdx, %rcx; jne 1b" END)
 
-static struct guest_cpu *wanted;
-
-static void on_alarm(int sig)
+static void *want(void *arg)
 {
-	atomic_store_seq(&wanted->requests, 1);
-	cpu_kick(wanted->cpu);
+	struct guest_cpu *g = arg;
+
+	/* Any time is good: the loop goes on for years. */
+	usleep(20000);
+	atomic_store_seq(&g->requests, 1);
+	cpu_kick(g->cpu);
+	return NULL;
 }
 
 static void test_wanted(void **state)
 {
 	struct guest_cpu *g = create();
 	struct cpu *c = g->cpu;
+	pthread_t thread;
 
 	translate(g);
 	guest_cpu_load(g, CODE_GPA, endless);
 	c->gpr[RSI] = FROM;
 	c->gpr[RCX] = 0;
 	c->gpr[RDX] = 1ull << 60;
-	wanted = g;
-	signal(SIGALRM, on_alarm);
-	ualarm(20000, 0);
+	assert_int_equal(pthread_create(&thread, NULL, want, g), 0);
 	assert_int_equal(guest_cpu_run_at(g, CODE_GPA, ~0u), INTERP_REQUEST);
 	assert_true(c->rip == CODE_GPA);
 	assert_true(c->gpr[RCX] > 8000);
+	pthread_join(thread, NULL);
 	guest_cpu_destroy(g);
 }
 
