@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import stat
+import statistics
 import struct
 import sys
 import tempfile
@@ -214,15 +215,20 @@ def boot_64(env):
     check_cpus(guest, 2, 64, 2048)
 
 
+def cpu_use(guest, seconds):
+    """How much of a core the guest takes meanwhile."""
+    before, start = guest.cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    return (guest.cpu_seconds() - before) / (time.monotonic() - start)
+
+
 def clock(env):
     """20 s of guest time against the host's within 0.1 %; meanwhile an idle guest costs nothing."""
     seconds = 20
     guest = env.guest(cpus="sockets=2,cores=2", do="clock", append=f"nv.seconds={seconds}")
     guest.wait_line("^NV idle start", BOOT_TIMEOUT)
     time.sleep(3)
-    before, start = guest.cpu_seconds(), time.monotonic()
-    time.sleep(seconds - 6)
-    used = (guest.cpu_seconds() - before) / (time.monotonic() - start)
+    used = [cpu_use(guest, 2) for _ in range((seconds - 6) // 2)]
     expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
     guest.check_quiet()
 
@@ -232,12 +238,14 @@ def clock(env):
 
     lasted = int(guest.all("clock-end")[-1]) / 1e9 - int(guest.all("clock-start")[0]) / 1e9
     error = abs(offset("clock-end") - offset("clock-start")) / lasted
+    # What else the host does makes some of these dearer, but not half of them.
+    usual, mean = statistics.median(used), statistics.mean(used)
     print(f"   {lasted:.1f} s of guest time, off by {error * 100:.4f} %; "
-          f"idle, 4 VCPUs use {used * 100:.2f} % of a core")
+          f"idle, 4 VCPUs use {usual * 100:.2f} % of a core (mean {mean * 100:.2f} %)")
     if error > 0.001:
         raise Failed(f"guest time is off by {error * 100:.3f} % of the host's")
-    if used > 0.02:
-        raise Failed(f"an idle guest used {used * 100:.1f} % of a core")
+    if usual > 0.02 or mean > 0.05:
+        raise Failed(f"an idle guest used {usual * 100:.1f} % of a core, mean {mean * 100:.1f} %")
 
 
 def reboot(env):
