@@ -37,7 +37,7 @@ static uint64_t get(const uint8_t *p, unsigned n)
 /* The x87 register with that number, wherever the stack's top is. */
 static const uint8_t *x87_register(const struct diff_state *st, unsigned number)
 {
-	unsigned top = get(st->fx + 2, 2) >> 11 & 7;
+	unsigned top = (get(st->fx + 2, 2) & FSW_TOP) >> FSW_TOP_SHIFT;
 
 	return st->fx + 32 + 16 * ((number - top) & 7);
 }
@@ -116,14 +116,12 @@ static bool wraps(const struct diff_result *n, const struct diff_result *g)
 static void check_fault(struct report *r, const struct diff_result *n, const struct diff_result *g,
 			const struct compare_options *opt)
 {
-	uint64_t part = opt->open & OPEN_PARTS ? PAGE_MASK : ~0ull;
-
 	if ((opt->open & OPEN_ORDER && of_another(n, g)) || (opt->open & OPEN_WRAP && wraps(n, g)))
 		return;
 	check(r, "vector", 0, vector_class(n->vector), vector_class(g->vector));
 	if (n->vector != EXC_PF || g->vector != EXC_PF)
 		return;
-	check(r, "cr2", 0, n->cr2 & part, g->cr2 & part);
+	check(r, "cr2", 0, n->cr2, g->cr2);
 	/* The host's kernel pretends that all above its users' last page is present. */
 	if (n->cr2 < (1ul << 47) - PAGE_SIZE)
 		check(r, "error", 0, n->error, g->error);

@@ -119,7 +119,7 @@ int guest_run(struct guest *g, const struct diff_state *init, const struct guest
 #define SEQ_MAX 64
 
 /* What is open, on this host, of an instruction that faults. */
-#define OPEN_PARTS 1u	/* which of the parts that it accesses faults, or is not looked at */
+#define OPEN_PARTS 1u	/* which of its parts faults, or is looked at: nothing is compared */
 #define OPEN_ORDER 2u	/* which of its operands, by RSI and RDI, faults */
 #define OPEN_FLAGS 4u	/* arithmetic flags: from before it, or of its last repetition */
 #define OPEN_TOP   8u	/* whether the x87 stack's top is 0 already */

@@ -148,23 +148,23 @@ static inline struct guest_cpu *guest_cpu_create(bool stop_on_exception)
 	return g;
 }
 
-/*
- * Has the CPU run on compiled code, what was interpreted so often, and, if check is set, all of it
- * checked, on this thread.
- */
-static inline void guest_cpu_translate_after(struct guest_cpu *g, unsigned runs, bool check)
+/* Has the CPU run on compiled code, on this thread, in the way that cfg says. */
+static inline void guest_cpu_translate_as(struct guest_cpu *g, struct interp_config cfg)
 {
-	struct interp_config cfg = {.self = 0,
-				    .requests = &g->requests,
-				    .cache_bytes = MIB(1),
-				    .stop_on_exception = g->stop_on_exception,
-				    .translate = true,
-				    .translate_after = runs,
-				    .check_every = check};
-
+	cfg.requests = &g->requests;
+	cfg.cache_bytes = MIB(1);
+	cfg.stop_on_exception = g->stop_on_exception;
+	cfg.translate = true;
 	interp_destroy(g->in);
 	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
 	interp_enter_thread(g->in);
+}
+
+/* What was interpreted so often is compiled, and, if check is set, all of it checked. */
+static inline void guest_cpu_translate_after(struct guest_cpu *g, unsigned runs, bool check)
+{
+	guest_cpu_translate_as(
+		g, (struct interp_config){.translate_after = runs, .check_every = check});
 }
 
 static inline void guest_cpu_translate(struct guest_cpu *g, bool check)

@@ -64,15 +64,14 @@ CODE(two_ways, CHANGE "1: add (%rsi), %ebx; jz 2f; add $8, %rsi; cmp %rdx, %rsi;
 
 struct loop {
 	const uint8_t *code, *end;
-	const char *name;
 	uint8_t counter, limit; /* registers */
 	int stride;
 	bool steps_over; /* it is worth to try: nothing is stored */
 };
 
-#define LOOP(name, ...)                                     \
-	{                                                   \
-		name##_code, name##_end, #name, __VA_ARGS__ \
+#define LOOP(name, ...)                              \
+	{                                            \
+		name##_code, name##_end, __VA_ARGS__ \
 	}
 
 static const struct loop loops[] = {
@@ -127,17 +126,8 @@ static gva_t place_of(const struct loop *l)
 /* Without a count of instructions in compiled code, as VCPUs have it. */
 static void translate(struct guest_cpu *g)
 {
-	struct interp_config cfg = {.self = 0,
-				    .requests = &g->requests,
-				    .cache_bytes = MIB(1),
-				    .stop_on_exception = true,
-				    .translate = true,
-				    .translate_after = 1,
-				    .until_kicked = true};
-
-	interp_destroy(g->in);
-	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
-	interp_enter_thread(g->in);
+	guest_cpu_translate_as(g,
+			       (struct interp_config){.translate_after = 1, .until_kicked = true});
 }
 
 static void set_up(struct sides *s, struct guest_cpu *g, const struct loop *l, const uint64_t *gpr)

@@ -121,17 +121,8 @@ static void assert_unit_named(struct guest_cpu *g, uint32_t gpa)
 static int setup(void **state)
 {
 	struct guest_cpu *g = guest_cpu_create(true);
-	struct interp_config cfg = {.self = 0,
-				    .requests = &g->requests,
-				    .cache_bytes = MIB(1),
-				    .stop_on_exception = true,
-				    .translate = true,
-				    .translate_after = 1,
-				    .gdb_jit = true};
 
-	interp_destroy(g->in);
-	assert_int_equal(interp_create(&g->in, g->cpu, &cfg), 0);
-	interp_enter_thread(g->in);
+	guest_cpu_translate_as(g, (struct interp_config){.translate_after = 1, .gdb_jit = true});
 	*state = g;
 	return 0;
 }

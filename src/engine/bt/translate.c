@@ -207,7 +207,7 @@ static void emit_body(struct tr *t)
 
 void tr_start_passes(struct tr *t)
 {
-	t->nslow = t->nexits = t->nfar = t->nlookups = t->nstack = t->next_group = 0;
+	t->nslow = t->nexits = t->nfar = t->nlookups = t->nstack = t->at = t->next_group = 0;
 	t->addend = NO_GROUP;
 	t->held = NO_REG;
 	t->rsp_lag = 0;
