@@ -53,6 +53,12 @@ static int set_perf_map(struct options *o, char *value)
 	return 0;
 }
 
+static int set_exact_flags(struct options *o, char *value)
+{
+	o->vm.exact_flags = true;
+	return 0;
+}
+
 static int set_gdb_jit(struct options *o, char *value)
 {
 	o->vm.gdb_jit = true;
@@ -97,6 +103,7 @@ static const struct flag flags[] = {
 	{"--rng", set_rng, .has_value = false},
 	{"--engine", value_engine, .has_value = true},
 	{"--check", value_check, .has_value = true},
+	{"--exact-flags", set_exact_flags, .has_value = false},
 	{"--serial", value_serial, .has_value = true},
 	{"--stats", value_stats, .has_value = true},
 	{"--bt-log", value_bt_log, .has_value = true},
@@ -150,6 +157,8 @@ static int check_together(struct options *o)
 		return options_fail(o, "--check needs --engine bt");
 	if (o->vm.gdb_jit && !compiles)
 		return options_fail(o, "--gdb-jit needs --engine bt");
+	if (o->vm.exact_flags && !compiles)
+		return options_fail(o, "--exact-flags needs --engine bt");
 	return 0;
 }
 

@@ -21,6 +21,7 @@ static const char usage[] =
 	"  --rng                entropy device\n"
 	"  --engine NAME        what executes guest code: auto, interp, bt [auto]\n"
 	"  --check interp[:N]   hold translated code against the interpreter\n"
+	"  --exact-flags        translated code keeps flags that only a fault would show\n"
 	"  --serial stdio | file:FILE | pty      where the guest's ttyS0 goes [stdio]\n"
 	"  --bt-log FILE        write guest and host code of all that is translated\n"
 	"  --perf-map           name translated code for perf, in /tmp/perf-PID.map\n"

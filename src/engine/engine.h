@@ -22,9 +22,10 @@ struct engine_config {
 	const char *option; /* what followed the engine's name and a colon, or NULL */
 	/* Hold each so-manieth piece of compiled code against the interpreter; 0: none. */
 	uint32_t check_every;
-	FILE *bt_log;	/* gets guest and host code of all that is compiled; or NULL */
-	FILE *perf_map; /* gets where compiled code lies, as perf reads it; or NULL */
-	bool gdb_jit;	/* gdb is told the same */
+	bool exact_flags; /* of compiled code, where only frames of faults show them, too */
+	FILE *bt_log;	  /* gets guest and host code of all that is compiled; or NULL */
+	FILE *perf_map;	  /* gets where compiled code lies, as perf reads it; or NULL */
+	bool gdb_jit;	  /* gdb is told the same */
 };
 
 struct engine_ops {

@@ -179,6 +179,7 @@ int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 	clock_init_host(&vm->clk);
 	vm->engine = engine_find(cfg->engine, &vm->engine_cfg.option);
 	vm->engine_cfg.check_every = cfg->check_every;
+	vm->engine_cfg.exact_flags = cfg->exact_flags;
 	vm->engine_cfg.bt_log = cfg->bt_log;
 	vm->engine_cfg.perf_map = cfg->perf_map;
 	vm->engine_cfg.gdb_jit = cfg->gdb_jit;

@@ -40,6 +40,7 @@ struct vm_config {
 	const char *engine; /* "auto" or a name */
 	/* Hold each so-manieth piece of compiled code against the interpreter; 0: none. */
 	uint32_t check_every;
+	bool exact_flags;
 	FILE *bt_log,
 		*perf_map; /* see struct engine_config; the caller's, open until vm_destroy() */
 	bool gdb_jit;	   /* gdb is told of compiled code */

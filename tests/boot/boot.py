@@ -176,10 +176,10 @@ def start(env):
     expect("bytes of entropy", guest.one("rng-bytes"), "64")
 
 
-def lockstep(env):
+def lockstep(env, *flags):
     """To userspace and down again, with translated code held against the interpreter."""
-    guest = env.guest("--rng", "--check", "interp:4", "--stats", env.path("stats"), do="rng",
-                      engine="bt")
+    guest = env.guest("--rng", "--check", "interp:4", "--stats", env.path("stats"), *flags,
+                      do="rng", engine="bt")
     expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
     guest.check_quiet()
     expect("bytes of entropy", guest.one("rng-bytes"), "64")
@@ -189,6 +189,11 @@ def lockstep(env):
     print(f"   {checked} runs of translated code compared, {unchecked} could not be")
     if checked < 1000000 or unchecked > checked / 50:
         raise Failed(f"{checked} runs compared, {unchecked} not")
+
+
+def lockstep_flags(env):
+    """The same for flags that nothing reads any more."""
+    lockstep(env, "--exact-flags")
 
 
 def boot_1(env):
@@ -377,7 +382,7 @@ def serial_pty(env):
     expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
 
 
-CHECKS = [start, lockstep, boot_1, boot_2, boot_4, boot_8, boot_64, clock, reboot, power_button, second_signal, triple_fault,
+CHECKS = [start, lockstep, lockstep_flags, boot_1, boot_2, boot_4, boot_8, boot_64, clock, reboot, power_button, second_signal, triple_fault,
           panic, debug_exit, terminal, terminal_fault, terminal_interrupt, serial_file, serial_pty]
 
 

@@ -88,7 +88,8 @@ void native_run(const struct diff_state *init, struct diff_result *res);
 struct guest;
 
 struct guest_options {
-	bool translate; /* run everything through the binary translator */
+	bool translate;	  /* run everything through the binary translator */
+	bool exact_flags; /* in frames of faults, too */
 	bool code_writable;
 };
 

@@ -5,6 +5,7 @@
  *   --len N       instructions in each (default 8)
  *   --compat      32-bit code
  *   --bt          through the binary translator
+ *   --exact-flags with flags exact that nothing reads any more; they are then compared at faults
  *   --only MNEM   this mnemonic only
  *   --program K   programs of kind K instead: flow, memory, flags, vector, string, smc or mixed;
  *                 --len is then the number of statements in their main part
@@ -27,7 +28,7 @@ struct run {
 	struct guest *guest;
 	struct gen_options gen;
 	uint64_t seed, count;
-	bool keep_going, verbose, bt;
+	bool keep_going, verbose, bt, exact_flags;
 	enum prog_kind kind; /* PROG_KINDS: no programs */
 	struct diff_image image;
 	uint16_t offset[SEQ_MAX + 1];
@@ -102,7 +103,7 @@ static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
 	last = stopped_at(r, s, r->native.st.rip);
 	opt.undefined = gen_undefined_at(s, last);
 	/* At a fault, flags that nothing reads any more need not be exact: docs/bt.md. */
-	if (r->bt && r->native.vector != 3)
+	if (r->bt && !r->exact_flags && r->native.vector != 3)
 		opt.undefined |= FLAGS_ARITH;
 	opt.open = open_at(s, last);
 	if ((opt.open & OPEN_PARTS && r->native.vector != 3) ||
@@ -132,9 +133,10 @@ static void shrink(struct run *r, struct sequence *s)
 
 static void report_full(struct run *r, struct sequence *s, uint64_t seed)
 {
-	printf("difference at --seed %lu --count 1 --len %u%s%s%s%s, shrunk to:\n", seed,
+	printf("difference at --seed %lu --count 1 --len %u%s%s%s%s%s, shrunk to:\n", seed,
 	       r->gen.len, r->gen.compat ? " --compat" : "", r->bt ? " --bt" : "",
-	       r->gen.only ? " --only " : "", r->gen.only ? r->gen.only : "");
+	       r->exact_flags ? " --exact-flags" : "", r->gen.only ? " --only " : "",
+	       r->gen.only ? r->gen.only : "");
 	gen_layout(s, &r->image, r->offset);
 	print_sequence(r, s);
 	printf("initial state:\n");
@@ -199,13 +201,15 @@ static bool run_all(struct run *r)
 
 static bool run_programs(struct run *r)
 {
-	const struct prog_run cfg = {
-		.gen = {.kind = r->kind, .len = r->gen.len, .patch_readers = !r->bt},
-		.seed = r->seed,
-		.count = r->count,
-		.keep_going = r->keep_going,
-		.verbose = r->verbose,
-		.bt = r->bt};
+	const struct prog_run cfg = {.gen = {.kind = r->kind,
+					     .len = r->gen.len,
+					     .patch_readers = !r->bt || r->exact_flags},
+				     .seed = r->seed,
+				     .count = r->count,
+				     .keep_going = r->keep_going,
+				     .verbose = r->verbose,
+				     .bt = r->bt,
+				     .exact_flags = r->exact_flags};
 
 	return !native_watch() && prog_run_all(r->guest, &cfg);
 }
@@ -229,6 +233,7 @@ static int parse(struct run *r, int argc, char **argv)
 		{"keep-going", no_argument, NULL, 'k'},
 		{"compat", no_argument, NULL, '3'},
 		{"bt", no_argument, NULL, 'b'},
+		{"exact-flags", no_argument, NULL, 'e'},
 		{"verbose", no_argument, NULL, 'v'},
 		{"program", required_argument, NULL, 'p'},
 		{0},
@@ -243,6 +248,7 @@ static int parse(struct run *r, int argc, char **argv)
 		case 'o': r->gen.only = optarg; break;
 		case 'k': r->keep_going = true; break;
 		case 'b': r->bt = true; break;
+		case 'e': r->exact_flags = true; break;
 		case '3': r->gen.compat = true; break;
 		case 'v': r->verbose = true; break;
 		case 'p':
@@ -266,13 +272,13 @@ int main(int argc, char **argv)
 	if (parse(&r, argc, argv)) {
 		fprintf(stderr,
 			"usage: diff_run [--seed N] [--count N] [--len 1..%d] [--compat] [--bt] "
-			"[--only "
-			"MNEMONIC] "
-			"[--keep-going] [--verbose]\n",
+			"[--exact-flags] [--only MNEMONIC] [--program KIND] [--keep-going] "
+			"[--verbose]\n",
 			SEQ_MAX);
 		return 2;
 	}
 	opt = (struct guest_options){.translate = r.bt,
+				     .exact_flags = r.exact_flags,
 				     .code_writable = r.kind == PROG_SMC || r.kind == PROG_MIXED};
 	err = native_init(r.gen.compat, opt.code_writable);
 	if (err) {

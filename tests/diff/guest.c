@@ -194,12 +194,13 @@ static int build_memory(struct guest *g, bool code_writable)
 	return err ? err : gmem_set_queues(&g->gmem, &q, 1);
 }
 
-static int build_cpu(struct guest *g, bool translate)
+static int build_cpu(struct guest *g, const struct guest_options *opt)
 {
 	/* Every block is translated before its first run. */
 	struct interp_config cfg = {.requests = &g->requests,
 				    .cache_bytes = MIB(1),
-				    .translate = translate,
+				    .translate = opt->translate,
+				    .exact_flags = opt->exact_flags,
 				    .translate_after = 1};
 	int err;
 
@@ -230,7 +231,7 @@ int guest_create(struct guest **out, const struct guest_options *opt)
 	rcu_thread_init();
 	err = build_memory(g, opt->code_writable);
 	if (!err)
-		err = build_cpu(g, opt->translate);
+		err = build_cpu(g, opt);
 	if (err)
 		return err;
 	g->sink = (struct shootdown_sink){on_message, on_overflow, g};

@@ -78,8 +78,8 @@ struct prog_options {
 	enum prog_kind kind;
 	unsigned len; /* about how many statements in the main part */
 	/*
-	 * A store may change which flags an instruction reads. Not on the translator, which lets go
-	 * of flags that the code as it is does not read: docs/bt.md.
+	 * A store may change which flags an instruction reads. Not on the translator without exact
+	 * flags, which lets go of flags that the code as it is does not read: docs/bt.md.
 	 */
 	bool patch_readers;
 };
@@ -101,7 +101,7 @@ int prog_item_at(const struct program *p, uint64_t rip, uint32_t *undefined);
 struct prog_run {
 	struct prog_options gen;
 	uint64_t seed, count;
-	bool keep_going, verbose, bt;
+	bool keep_going, verbose, bt, exact_flags;
 };
 
 /* As diff_run's main: true if there was no difference. Prints a summary. */

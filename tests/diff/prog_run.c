@@ -28,7 +28,7 @@ static void compare_at(const struct trial *t, const struct program *p, struct co
 	int at = prog_item_at(p, t->native.st.rip, &opt->undefined);
 
 	/* At a fault, flags that nothing reads any more need not be exact: docs/bt.md. */
-	if (t->cfg->bt && t->native.vector != EXC_BP)
+	if (t->cfg->bt && !t->cfg->exact_flags && t->native.vector != EXC_BP)
 		opt->undefined |= FLAGS_ARITH;
 	opt->open = at >= 0 ? p->item[at].open : 0;
 }
@@ -211,8 +211,9 @@ static void print_state(const struct diff_state *st)
 
 static void print_line(const struct prog_run *cfg, uint64_t seed)
 {
-	printf("--program %s --seed %lu --count 1 --len %u%s", prog_kind_names[cfg->gen.kind], seed,
-	       cfg->gen.len, cfg->bt ? " --bt" : "");
+	printf("--program %s --seed %lu --count 1 --len %u%s%s", prog_kind_names[cfg->gen.kind],
+	       seed, cfg->gen.len, cfg->bt ? " --bt" : "",
+	       cfg->exact_flags ? " --exact-flags" : "");
 }
 
 static void report_full(struct trial *t, struct program *p, uint64_t seed)

@@ -164,7 +164,7 @@ static void by_hand_init(struct by_hand *h, struct guest_cpu *g)
 	h->unit->n = 1;
 	h->unit->block[0] = h->block;
 	h->block->unit = h->unit;
-	assert_int_equal(check_create(&h->check, g->cpu, 1), 0);
+	assert_int_equal(check_create(&h->check, g->cpu, 1, false), 0);
 }
 
 static void by_hand_fini(struct by_hand *h)

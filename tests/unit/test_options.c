@@ -105,6 +105,10 @@ static void test_joined_values(void **state)
 	options_free(&o);
 	assert_int_equal(RUN(&o, "--gdb-jit", "--engine", "bt:1"), 0);
 	assert_true(o.vm.gdb_jit);
+	assert_false(o.vm.exact_flags);
+	options_free(&o);
+	assert_int_equal(RUN(&o, "--exact-flags", "--engine", "bt"), 0);
+	assert_true(o.vm.exact_flags);
 	options_free(&o);
 	assert_int_equal(RUN(&o, "--check", "interp"), 0);
 	assert_int_equal(o.vm.check_every, 1);
@@ -261,6 +265,7 @@ static void test_other_refusals(void **state)
 	assert_refused("--check needs a guest with one CPU", "--check", "interp", "--cpus", "2");
 	assert_refused("--check needs --engine bt", "--check", "interp", "--engine", "interp");
 	assert_refused("--gdb-jit needs --engine bt", "--engine", "interp", "--gdb-jit");
+	assert_refused("--exact-flags needs --engine bt", "--exact-flags", "--engine", "interp");
 	assert_refused("--serial file:", "--serial", "file:");
 	assert_refused("--serial tcp", "--serial", "tcp");
 }

@@ -16,7 +16,7 @@
 #define SHADOW_BYTES KIB(192)
 _Static_assert(SHADOW_BYTES < 1 << GDB_JIT_REACH_BITS, "with room for what lies below");
 
-int bt_stubs_create(struct bt_stubs **out, struct code_cache *code, bool single, bool gdb_jit)
+int bt_stubs_create(struct bt_stubs **out, struct code_cache *code, const struct bt_options *opt)
 {
 	struct bt_stubs *s = calloc(1, sizeof(*s));
 	size_t size;
@@ -24,13 +24,14 @@ int bt_stubs_create(struct bt_stubs **out, struct code_cache *code, bool single,
 
 	if (!s)
 		return -ENOMEM;
-	s->single = single;
+	s->single = opt->single;
+	s->exact_flags = opt->exact_flags;
 	host_isa_probe(&s->isa);
 	s->e.p = code_stubs(code, &size);
 	s->e.end = s->e.p + size;
 	s->e.to_exec = code_to_exec(code);
 	bt_emit_stubs(s);
-	r = gdb_jit ? gdb_jit_create(&s->gdb_jit, code, s) : 0;
+	r = opt->gdb_jit ? gdb_jit_create(&s->gdb_jit, code, s) : 0;
 	if (r) {
 		bt_stubs_destroy(s);
 		return r;

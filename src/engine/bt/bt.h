@@ -16,9 +16,15 @@
 struct bt;
 struct bt_stubs;
 
-/* In the code cache, before any VCPU uses it. single: compiled code returns after each unit
- * (lockstep checking). gdb_jit: gdb is told of compiled code (gdb_jit.h). */
-int bt_stubs_create(struct bt_stubs **stubs, struct code_cache *code, bool single, bool gdb_jit);
+/* How all VCPUs of a guest compile. */
+struct bt_options {
+	bool single;	  /* compiled code returns after each unit (lockstep checking) */
+	bool exact_flags; /* also where only the frame of a fault or interrupt shows them */
+	bool gdb_jit;	  /* gdb is told of compiled code (gdb_jit.h) */
+};
+
+/* In the code cache, before any VCPU uses it. */
+int bt_stubs_create(struct bt_stubs **stubs, struct code_cache *code, const struct bt_options *opt);
 void bt_stubs_destroy(struct bt_stubs *stubs);
 
 struct bt_config {

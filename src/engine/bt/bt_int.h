@@ -122,9 +122,9 @@ enum bt_mode { BT_SYSCALL, BT_SYSRET, BT_IRET, BT_MODES };
 struct bt_stubs {
 	struct emit e;
 	struct host_isa isa;
-	struct gdb_jit *gdb_jit; /* or NULL */
-	bool single;		 /* compiled code returns after each unit */
-	uint64_t published;	 /* units so far; written under the code cache's lock */
+	struct gdb_jit *gdb_jit;  /* or NULL */
+	bool single, exact_flags; /* see struct bt_options */
+	uint64_t published;	  /* units so far; written under the code cache's lock */
 	uint8_t *leave[2], *step[2], *chain[2], *elsewhere[2], *miss[2], *rest[2], *vec_enter[2];
 	uint8_t *ran;	  /* jumped to with the struct bt_check of a count of runs in SCRATCH0 */
 	uint8_t *entered; /* in enter: where cpu->bt.host_rsp is set */

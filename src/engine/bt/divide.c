@@ -32,9 +32,11 @@ static unsigned load_divisor(struct tr *t, struct tr_insn *in)
 static void emit_divide(struct tr *t, struct tr_insn *in)
 {
 	bool is_signed = in->zi.mnemonic == ZYDIS_MNEMONIC_IDIV, w = in->zi.operand_width == 64;
-	unsigned d = load_divisor(t, in);
 	struct emit *e = t->e;
+	unsigned d;
 
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	d = load_divisor(t, in);
 	t->addend = NO_GROUP;
 	if (is_signed) {
 		op_rr(t, in, 0x8b, SCRATCH1, H_RAX);

@@ -2,6 +2,8 @@
 #include "mmu/npt.h"
 #include "src/engine/bt/translate.h"
 
+#include "src/engine/interp/ops.h"
+
 #define LOOK_AHEAD 8
 
 /* A shift whose count may be zero, which changes nothing. */
@@ -139,6 +141,16 @@ static uint32_t live_behind(const struct tr *t, const struct tr_insn *last, uint
 	return tr_is_jump(last) || tr_is_call(last) ? live_at(t, tr_target(last)) : ARITH_FLAGS;
 }
 
+/*
+ * Whether flags before the instruction may be seen in the frame of a fault that it raises. Without
+ * exact_flags that does not keep them alive: docs/bt.md, "What a guest may notice".
+ */
+static bool shows_flags(const struct tr *t, const struct tr_insn *in)
+{
+	return t->bt->stubs->exact_flags &&
+	       (in->naccs || in->may_leave || !in->emit || in->insn->exec == op_vector);
+}
+
 void tr_flags(struct tr *t)
 {
 	uint32_t live = 0;
@@ -147,10 +159,12 @@ void tr_flags(struct tr *t)
 		struct tr_insn *in = &t->in[n];
 
 		if (n == t->n - 1 || in->block != in[1].block)
-			live = live_behind(t, in, live);
+			live = t->bt->stubs->exact_flags ? ARITH_FLAGS : live_behind(t, in, live);
 		in->live_out = live;
 		flags_of(&in->zi, in->op, &in->flag_reads, &in->flag_kills, &in->flag_touches);
 		live = (live & ~in->flag_kills) | in->flag_reads;
+		if (shows_flags(t, in))
+			live = ARITH_FLAGS;
 		in->live_in = live;
 	}
 }

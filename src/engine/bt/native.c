@@ -181,11 +181,8 @@ static void emit_bit_string(struct tr *t, struct tr_insn *in)
 	unsigned g = tr_gpr(in->op[1].reg.value), h = host_reg_of(g), w = in->op[0].size == 64;
 	struct emit *e = t->e;
 	struct tr_slow *s;
-	bool keep = in->live_out & ~in->flag_kills;
 
-	if (keep)
-		bt_emit_flags_save(e, SCRATCH0);
-	t->flags_mem = keep;
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
 	if (h == IN_MEMORY) {
 		e_code(e, 0x65, 0x40 | w << 3, 0x83); /* cmp gs:[gpr], imm8 */
 		e_field(e, 7, GPR_OFF(g), 1);
@@ -194,8 +191,7 @@ static void emit_bit_string(struct tr *t, struct tr_insn *in)
 	}
 	e8(e, in->op[0].size - 1);
 	s = tr_slow_if(t, in, SLOW_STEP, CC_A);
-	if (keep)
-		bt_emit_flags_restore(e, SCRATCH0);
+	tr_flags_before(t, in);
 	t->flags_mem = false;
 	tr_rewrite(t, in);
 	tr_slow_back(t, s);

@@ -85,9 +85,11 @@ static void emit_popf(struct tr *t, struct tr_insn *in)
 {
 	bool cpl0 = block_key_cpl0(t->b->key);
 	uint32_t keep = FLAG_DF | FLAG_NT | FLAG_ID | (cpl0 ? FLAG_IOPL | FLAG_IF : 0);
-	struct host_mem hm = tr_operand(t, in, &in->acc[0], false);
 	struct emit *e = t->e;
+	struct host_mem hm;
 
+	tr_flags_clobber(t, in->live_in, SCRATCH0);
+	hm = tr_operand(t, in, &in->acc[0], false);
 	e_op_mem(e, 0x8b, SCRATCH0, &hm);
 	is_zero(e, false, CPU_OFF(event));
 	tr_slow_if(t, in, SLOW_REST, CC_NE);

@@ -104,7 +104,7 @@ static bool draws_random(const struct block *b)
 
 /* --- life ----------------------------------------------------------------------------------- */
 
-int check_create(struct check **out, struct cpu *cpu, uint32_t every)
+int check_create(struct check **out, struct cpu *cpu, uint32_t every, bool exact_flags)
 {
 	struct check *k = aligned_alloc(64, ALIGN_UP(sizeof(*k), 64));
 	struct cpu *twin = cpu_alloc(sizeof(*twin));
@@ -125,6 +125,7 @@ int check_create(struct check **out, struct cpu *cpu, uint32_t every)
 	k->cpu = cpu;
 	k->twin = twin;
 	k->every = MAX(every, 1u);
+	k->exact_flags = exact_flags;
 	k->code_gen = 1;
 	ZydisDecoderInit(&k->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&k->decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);

@@ -18,8 +18,8 @@
 
 struct check;
 
-/* every: check each so-manieth run. */
-int check_create(struct check **out, struct cpu *cpu, uint32_t every);
+/* every: check each so-manieth run. exact_flags: also flags that nothing reads any more. */
+int check_create(struct check **out, struct cpu *cpu, uint32_t every, bool exact_flags);
 void check_destroy(struct check *k);
 
 /* Code was dropped. */

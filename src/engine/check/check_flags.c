@@ -202,7 +202,7 @@ static uint64_t dead(const struct check *k)
 	uint64_t rip = k->cpu->rip;
 	uint64_t pte = gmem_translate(k->cpu->gmem, k->unit->block[0]->gpa >> PAGE_SHIFT);
 
-	if (!pte || (rip ^ check_before(k)->rip) & PAGE_MASK)
+	if (k->exact_flags || !pte || (rip ^ check_before(k)->rip) & PAGE_MASK)
 		return 0;
 	return FLAGS_ARITH & ~may_read(k, (const uint8_t *)npt_hva(pte), rip & ~PAGE_MASK,
 				       FLAGS_ARITH, MAX_FORKS);

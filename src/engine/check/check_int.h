@@ -32,6 +32,7 @@ struct check {
 	struct mem_overlay overlay;
 	uint32_t every, wait; /* runs between two checks, and until the next */
 	bool armed;
+	bool exact_flags; /* dead flags are compared, too */
 	const struct block_unit *unit;
 	unsigned nrun; /* blocks of the unit that the twin began */
 	uint8_t before[CHECK_STATE] __attribute__((aligned(64))); /* the CPU's state */

@@ -39,6 +39,9 @@ static const uint32_t no_requests;
 
 int interp_vm_create(struct interp_vm **out, struct gmem *gm, const struct interp_config *cfg)
 {
+	const struct bt_options opt = {.single = cfg->check_every,
+				       .exact_flags = cfg->exact_flags,
+				       .gdb_jit = cfg->gdb_jit};
 	size_t bytes = cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE;
 	struct interp_vm *vm = calloc(1, sizeof(*vm));
 	int r;
@@ -47,7 +50,7 @@ int interp_vm_create(struct interp_vm **out, struct gmem *gm, const struct inter
 		return -ENOMEM;
 	r = code_cache_create(&vm->code, gm, bytes, cfg->translate ? bytes : 0);
 	if (!r && cfg->translate)
-		r = bt_stubs_create(&vm->stubs, vm->code, cfg->check_every, cfg->gdb_jit);
+		r = bt_stubs_create(&vm->stubs, vm->code, &opt);
 	if (r) {
 		interp_vm_destroy(vm);
 		return r;
@@ -78,7 +81,7 @@ static int create_bt(struct interp *in, const struct interp_config *cfg)
 	bt.hot = in->translate_after / 2;
 	r = bt_create(&in->bt, &in->blocks, &bt);
 	if (!r && cfg->check_every)
-		r = check_create(&in->check, in->cpu, cfg->check_every);
+		r = check_create(&in->check, in->cpu, cfg->check_every, cfg->exact_flags);
 	return r;
 }
 

@@ -43,14 +43,14 @@ struct interp_config {
 	 * unit.
 	 */
 	uint32_t check_every;
-	FILE *bt_log, *perf_map; /* see bt.h; or NULL */
-	bool gdb_jit;		 /* gdb is told of compiled code */
+	FILE *bt_log, *perf_map;   /* see bt.h; or NULL */
+	bool exact_flags, gdb_jit; /* see struct bt_options */
 };
 
 /*
- * cfg: cache_bytes, translate, check_every, gdb_jit are those of all its CPUs. Each CPU's queue is
- * among those of the gmem by the time it runs, and gets a drain whenever *requests was set.
- * Destroyed after its CPUs.
+ * cfg: cache_bytes, translate, check_every, exact_flags, gdb_jit are those of all its CPUs. Each
+ * CPU's queue is among those of the gmem by the time it runs, and gets a drain whenever *requests
+ * was set. Destroyed after its CPUs.
  */
 int interp_vm_create(struct interp_vm **vm, struct gmem *gm, const struct interp_config *cfg);
 void interp_vm_destroy(struct interp_vm *vm);

@@ -41,7 +41,11 @@ static int vm_create(struct smp *smp, bool translate, const struct engine_config
 {
 	struct option o;
 	struct interp_config cfg = {
-		.translate = translate, .check_every = ecfg->check_every, .gdb_jit = ecfg->gdb_jit};
+		.translate = translate,
+		.check_every = ecfg->check_every,
+		.exact_flags = ecfg->exact_flags,
+		.gdb_jit = ecfg->gdb_jit,
+	};
 	int r = parse_option(ecfg->option, &o);
 
 	if (r)
@@ -78,6 +82,7 @@ static int create(struct vcpu *v, bool translate, const struct engine_config *ec
 		.translate_after = o.translate_after,
 		.until_kicked = translate,
 		.check_every = ecfg->check_every,
+		.exact_flags = ecfg->exact_flags,
 		.bt_log = ecfg->bt_log,
 		.perf_map = ecfg->perf_map,
 	};
