@@ -48,6 +48,38 @@ static bool derailed(const struct diff_result *native)
 	return native->vector == EXC_UD && !gva_canonical(native->st.gpr[RSP]);
 }
 
+/*
+ * A far return, which programs have only where they stored into code, may name a descriptor that
+ * lies in what the host's table has room for, but does not map.
+ */
+static bool beyond_table(const struct trial *t)
+{
+	uint64_t off = t->native.st.rip - CODE_BASE;
+	ZydisDecodedInstruction zi;
+
+	return t->native.vector == EXC_PF && t->interp.vector == EXC_GP && off < CODE_SIZE &&
+	       ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&t->dec, NULL, native_code() + off,
+							  CODE_SIZE - off, &zi)) &&
+	       zi.meta.category == ZYDIS_CATEGORY_RET &&
+	       zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+}
+
+static bool is_rep(uint8_t prefix)
+{
+	return prefix == 0xf2 || prefix == 0xf3;
+}
+
+/* A repeated store over itself: a processor may go on with what it has decoded, or not. */
+static bool overwrote_itself(const struct trial *t, const struct program *p)
+{
+	uint64_t off = t->native.st.rip - CODE_BASE;
+	uint32_t undefined;
+	int at = prog_item_at(p, t->native.st.rip, &undefined);
+
+	return at >= 0 && memcmp(native_code() + off, t->image.code + off, 2) &&
+	       is_rep(t->image.code[off]);
+}
+
 /* From t->from to the next stop. True if both sides agree there. */
 static bool run_part(struct trial *t, const struct program *p, FILE *report)
 {
@@ -63,6 +95,10 @@ static bool run_part(struct trial *t, const struct program *p, FILE *report)
 		if (report)
 			fprintf(report, "  the interpreter did not stop as it should\n");
 		return false;
+	}
+	if (beyond_table(t) || overwrote_itself(t, p)) {
+		t->endless = true;
+		return true;
 	}
 	compare_at(t, p, &opt);
 	t->parted = parted(t, p);
@@ -209,6 +245,17 @@ static void print_state(const struct diff_state *st)
 	       st->rflags, st->mxcsr, st->fx[1], st->fx[0], st->fx[3], st->fx[2], st->fx[4]);
 }
 
+/* The code may have been stored to. */
+static void print_bytes(const char *side, const uint8_t *code, uint64_t rip)
+{
+	uint64_t off = rip - CODE_BASE;
+
+	printf("%s code there:", side);
+	for (unsigned n = 0; n < ZYDIS_MAX_INSTRUCTION_LENGTH && off + n < CODE_SIZE; n++)
+		printf(" %02x", code[off + n]);
+	printf("\n");
+}
+
 static void print_line(const struct prog_run *cfg, uint64_t seed)
 {
 	printf("--program %s --seed %lu --count 1 --len %u%s%s", prog_kind_names[cfg->gen.kind],
@@ -243,6 +290,8 @@ static void report_full(struct trial *t, struct program *p, uint64_t seed)
 	}
 	printf("ended: host vector %u at %lx, interp vector %u at %lx\n", t->native.vector,
 	       t->native.st.rip, t->interp.vector, t->interp.st.rip);
+	print_bytes("host", native_code(), t->native.st.rip);
+	print_bytes("interp", guest_code(t->guest), t->interp.st.rip);
 }
 
 static void report_line(const struct trial *t, const struct program *p, uint64_t seed)
