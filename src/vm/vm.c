@@ -164,6 +164,15 @@ static bool host_is_short(int r)
 	return true;
 }
 
+/* More CPUs are allowed, and of use to test with; but a user who wants speed should know. */
+static void tell_overcommit(const struct smp *smp)
+{
+	if (smp->n > smp->host.processors)
+		log_warn("%u virtual CPUs take turns on %u of the host: a guest slows down where "
+			 "one waits for another, so use --cpus %u for speed",
+			 smp->n, smp->host.processors, smp->host.processors);
+}
+
 int vm_create(struct vm **out, const struct vm_config *cfg, bool *host_error)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
@@ -214,6 +223,7 @@ out:
 		vm_destroy(vm);
 		return r;
 	}
+	tell_overcommit(vm->smp);
 	*out = vm;
 	return 0;
 }

@@ -169,11 +169,19 @@ def boot(env, shape, sockets, cpus):
 
 
 def start(env):
-    """The shortest life with two CPUs: to userspace and down again."""
-    guest = env.guest("--rng", cpus="2", do="rng")
-    expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
-    guest.check_quiet()
-    expect("bytes of entropy", guest.one("rng-bytes"), "64")
+    """The shortest life with two CPUs, to userspace and down again; and on one of the host's."""
+    everywhere = os.sched_getaffinity(0)
+    for processors in everywhere, {min(everywhere)}:
+        os.sched_setaffinity(0, processors)
+        try:
+            guest = env.guest("--rng", cpus="2", do="rng")
+        finally:
+            os.sched_setaffinity(0, everywhere)
+        expect("exit status", guest.wait_end(BOOT_TIMEOUT), 0)
+        guest.check_quiet()
+        expect("bytes of entropy", guest.one("rng-bytes"), "64")
+        told = any("2 virtual CPUs take turns on 1 " in line for _, line in guest.lines)
+        expect("a word about too few processors", told, len(processors) == 1)
 
 
 def lockstep(env, *flags):
