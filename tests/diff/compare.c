@@ -128,13 +128,15 @@ static void check_fault(struct report *r, const struct diff_result *n, const str
 }
 
 bool compare_parted(const struct diff_result *native, const struct diff_result *guest,
-		    unsigned open)
+		    unsigned native_open, unsigned guest_open)
 {
+	if (native_open & OPEN_PARTS && native->vector != EXC_BP)
+		return true;
 	if (!is_memory_fault(guest))
 		return false;
-	if (open & OPEN_MXCSR && native->vector == EXC_XM)
+	if (guest_open & OPEN_MXCSR && native->vector == EXC_XM)
 		return true;
-	return open & OPEN_STORE && ~get(guest->st.fx, 2) & FCW_MASKS &&
+	return guest_open & OPEN_STORE && ~get(guest->st.fx, 2) & FCW_MASKS &&
 	       (native->st.rip != guest->st.rip || native->vector == EXC_MF);
 }
 

@@ -171,11 +171,11 @@ struct compare_options {
 };
 
 /*
- * Whether the bare CPU has not stopped where the interpreter did, at an instruction of which `open`
- * is open, because of that.
+ * Whether there is nothing to compare: each side stopped at an instruction of which some things are
+ * open, and these decide what it did, or whether the bare CPU stopped where the interpreter did.
  */
 bool compare_parted(const struct diff_result *native, const struct diff_result *guest,
-		    unsigned open);
+		    unsigned native_open, unsigned guest_open);
 /* True if equal. With out (a FILE), prints every difference. */
 bool compare_results(const struct diff_result *native, const struct diff_result *guest,
 		     const struct compare_options *opt, void *out);

@@ -106,8 +106,8 @@ static bool try_sequence(struct run *r, const struct sequence *s, FILE *report)
 	if (r->bt && !r->exact_flags && r->native.vector != 3)
 		opt.undefined |= FLAGS_ARITH;
 	opt.open = open_at(s, last);
-	if ((opt.open & OPEN_PARTS && r->native.vector != 3) ||
-	    compare_parted(&r->native, &r->interp, open_at(s, stopped_at(r, s, r->interp.st.rip))))
+	if (compare_parted(&r->native, &r->interp, opt.open,
+			   open_at(s, stopped_at(r, s, r->interp.st.rip))))
 		return true;
 	return compare_results(&r->native, &r->interp, &opt, report);
 }

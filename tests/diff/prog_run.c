@@ -23,23 +23,21 @@ struct trial {
 	uint64_t stops;		/* in all programs */
 };
 
+static unsigned open_at(const struct program *p, uint64_t rip)
+{
+	uint32_t undefined;
+	int at = prog_item_at(p, rip, &undefined);
+
+	return at >= 0 ? p->item[at].open : 0;
+}
+
 static void compare_at(const struct trial *t, const struct program *p, struct compare_options *opt)
 {
-	int at = prog_item_at(p, t->native.st.rip, &opt->undefined);
-
+	prog_item_at(p, t->native.st.rip, &opt->undefined);
 	/* At a fault, flags that nothing reads any more need not be exact: docs/bt.md. */
 	if (t->cfg->bt && !t->cfg->exact_flags && t->native.vector != EXC_BP)
 		opt->undefined |= FLAGS_ARITH;
-	opt->open = at >= 0 ? p->item[at].open : 0;
-}
-
-/* The bare CPU went on where the interpreter rightly stopped. */
-static bool parted(const struct trial *t, const struct program *p)
-{
-	uint32_t undefined;
-	int at = prog_item_at(p, t->interp.st.rip, &undefined);
-
-	return at >= 0 && compare_parted(&t->native, &t->interp, p->item[at].open);
+	opt->open = open_at(p, t->native.st.rip);
 }
 
 /* Hypervisors raise #UD when they interrupt a program whose stack pointer is not canonical. */
@@ -101,8 +99,8 @@ static bool run_part(struct trial *t, const struct program *p, FILE *report)
 		return true;
 	}
 	compare_at(t, p, &opt);
-	t->parted = parted(t, p);
-	if (t->parted || (opt.open & OPEN_PARTS && t->native.vector != EXC_BP))
+	t->parted = compare_parted(&t->native, &t->interp, opt.open, open_at(p, t->interp.st.rip));
+	if (t->parted)
 		return true;
 	if (!compare_results(&t->native, &t->interp, &opt, report))
 		return false;
@@ -124,7 +122,7 @@ static bool skip(struct trial *t, const struct program *p)
 	if (t->endless || t->parted || t->native.vector == EXC_BP || off >= CODE_SIZE)
 		return false;
 	at = prog_item_at(p, t->native.st.rip, &undefined);
-	if (at >= 0 && (p->item[at].open & OPEN_PARTS || p->item[at].fragile))
+	if (at >= 0 && p->item[at].fragile)
 		return false;
 	if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&t->dec, NULL, native_code() + off,
 						      CODE_SIZE - off, &zi)))

@@ -399,6 +399,91 @@ static void test_far_branches_round(void **state)
 	assert_int_equal(run_branches(g, CODE_GPA), 100);
 }
 
+/* A jump to another page as code has it, and what a VCPU found where it leads. */
+struct link {
+	_Alignas(8) uint8_t jump[8];
+	struct bt_far far;
+};
+
+static void link_to(struct guest_cpu *g, struct link *l, struct block *found)
+{
+	struct cpu *c = g->cpu;
+
+	c->bt.far_exit = &l->far;
+	bt_link(c->bt.owner, found);
+	assert_null(c->bt.far_exit);
+}
+
+static bool leads_to(const struct guest_cpu *g, const struct link *l, const struct block *b)
+{
+	const struct bt *bt = g->cpu->bt.owner;
+	const uint8_t *to = (uint8_t *)b->far_native - bt->e.to_exec;
+	int32_t disp;
+
+	memcpy(&disp, l->jump, sizeof(disp));
+	/* This memory may be too far away: some bits of the distance are lost. */
+	return disp == (int32_t)(to - (l->jump + sizeof(disp)));
+}
+
+static struct block *block_at(const struct guest_cpu *g, gpa_t gpa)
+{
+	const struct bt *bt = g->cpu->bt.owner;
+	struct block *b = code_find(bt->bc->code, gpa, block_key(g->cpu, gpa, 0), NO_GFN);
+
+	assert_non_null(b);
+	assert_non_null(b->far_native);
+	return b;
+}
+
+/*
+ * What happens to a jump when others were quicker. Another VCPU may by then have joined it to newer
+ * code, and run that: it must not be joined to what is dead.
+ */
+static void test_far_links(void **state)
+{
+	struct guest_cpu *g = *state;
+	struct cpu *c = g->cpu;
+	struct link l = {.far = {.gpa = NO_FAR_GPA}};
+	void *native;
+	struct block *b, *other;
+
+	load_branches(g);
+	b = block_at(g, CALLEE_GVA);
+	map_page(g, CALLEE_GVA, OTHER_GPA);
+	tlb_flush_page(&c->tlb, CALLEE_GVA);
+	assert_int_equal(run_branches(g, CODE_GPA), 100);
+	other = block_at(g, OTHER_GPA);
+	l.far.jump = l.jump;
+	l.far.key = b->key;
+	c->bt.far_rip = c->rip = CALLEE_GVA;
+
+	b->dead = true;
+	link_to(g, &l, b);
+	assert_false(leads_to(g, &l, b));
+	assert_int_equal(l.far.gpa, NO_FAR_GPA);
+	b->dead = false;
+	/* An interrupt was taken meanwhile, and its handler found. */
+	c->rip = CODE_GPA;
+	link_to(g, &l, b);
+	assert_false(leads_to(g, &l, b));
+	assert_int_equal(l.far.gpa, NO_FAR_GPA);
+	c->rip = CALLEE_GVA;
+	link_to(g, &l, b);
+	assert_true(leads_to(g, &l, b));
+	assert_int_equal(l.far.gpa, b->gpa);
+	assert_null(l.far.refused);
+	/* The jump is the first one's for ever. */
+	link_to(g, &l, other);
+	assert_true(leads_to(g, &l, b));
+	assert_ptr_equal(l.far.refused, other->far_native);
+	/* ... be it compiled again. */
+	native = b->far_native;
+	b->far_native = other->far_native;
+	link_to(g, &l, b);
+	assert_true(leads_to(g, &l, b));
+	b->far_native = native;
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -417,6 +502,7 @@ int main(void)
 		TEST(test_far_branches),
 		TEST(test_far_branches_by_pcid),
 		TEST(test_far_branches_round),
+		TEST(test_far_links),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

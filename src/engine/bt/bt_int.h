@@ -203,9 +203,15 @@ void bt_emit_lookup_miss(const struct bt_stubs *s, struct emit *e, uint8_t *miss
 #define BT_VEC_SSE 1 /* XMM0-15 and MXCSR, as SSE instructions may use them */
 #define BT_VEC_AVX 2 /* YMM0-15, as AVX instructions may */
 
-/* stubs_x87.c: x87_save and x87_load, called with RAX free and no vector registers in the host's.
+/* stubs_vec.c */
+void bt_emit_vec_stubs(struct bt_stubs *s);
+/*
+ * Before C code that may use vector or x87 registers: saves the guest's if they are in the host's.
+ * Clobbers RAX.
  */
-void bt_emit_x87_stubs(struct bt_stubs *s);
+void bt_emit_save_vectors(const struct bt_stubs *s, struct emit *e);
+/* What vec_was and x87_was say is loaded again. Clobbers RAX. */
+void bt_emit_load_vectors(const struct bt_stubs *s, struct emit *e);
 /* stubs_tlb.c */
 void bt_emit_refill_stubs(struct bt_stubs *s);
 /*

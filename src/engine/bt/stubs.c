@@ -34,119 +34,6 @@ static void fill(struct emit *e)
 			e_load(e, host_reg_of(g), GPR_OFF(g));
 }
 
-/* --- vector registers ---------------------------------------------------------------------- */
-
-/* Between register n and its place in struct cpu; op: 0x11 stores, 0x10 loads. */
-static void vec_move(struct emit *e, bool avx, unsigned n, uint8_t op)
-{
-	e8(e, 0x65);
-	if (avx)
-		e_code(e, 0xc5, n < 8 ? 0xfc : 0x7c); /* vmovups ymm */
-	else
-		e_code(e, 0x40 | (n >> 3) << 2, 0x0f); /* movups xmm */
-	e_code(e, op, 0x04 | (n & 7) << 3, 0x25);
-	e32(e, CPU_OFF(vec.ymm) + 32 * n);
-}
-
-/* reg: 2 loads MXCSR, 3 stores it. */
-static void vec_mxcsr(struct emit *e, unsigned reg, size_t off)
-{
-	e_code(e, 0x65, 0x0f, 0xae, 0x04 | reg << 3, 0x25);
-	e32(e, off);
-}
-
-/* Called with RAX free. Leaves the level that was there in vec_was. */
-static void emit_vec_save(struct bt_stubs *s)
-{
-	struct emit *e = &s->e;
-
-	s->vec_save = e->p;
-	for (unsigned n = 0; n < 16; n++)
-		vec_move(e, s->isa.avx, n, 0x11);
-	vec_mxcsr(e, 3, CPU_OFF(vec.mxcsr));
-	vec_mxcsr(e, 2, CPU_OFF(bt.host_mxcsr));
-	if (s->isa.avx)
-		e_code(e, 0xc5, 0xf8, 0x77); /* vzeroupper: else the monitor's SSE code pays */
-	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
-	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
-	e_code(e, 0x31, 0xc0); /* xor eax, eax */
-	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
-	e8(e, 0xc3);
-}
-
-/*
- * Returns the jump that is taken if some register's upper half is not zero. While one is not, or
- * was loaded by an instruction that might, the processor merges what SSE instructions write with
- * what was there, and so has them wait for that.
- */
-static uint8_t *emit_upper_halves(struct emit *e)
-{
-	for (unsigned n = 0; n < 16; n++) {
-		e_code(e, 0x65, 0xc5, 0xf8, n ? 0x56 : 0x10, 0x04, 0x25); /* vorps or vmovups */
-		e32(e, CPU_OFF(vec.ymm) + 32 * n + 16);
-	}
-	e_code(e, 0xc4, 0xe2, 0x79, 0x17, 0xc0); /* vptest xmm0, xmm0 */
-	return e_jcc(e, CC_NE);
-}
-
-/* Called with RAX free: the level becomes vec_was. */
-static void emit_vec_load(struct bt_stubs *s)
-{
-	struct emit *e = &s->e;
-	uint8_t *upper = NULL, *done;
-
-	s->vec_load = e->p;
-	vec_mxcsr(e, 2, CPU_OFF(vec.mxcsr));
-	if (s->isa.avx) {
-		upper = emit_upper_halves(e);
-		e_code(e, 0xc5, 0xf8, 0x77); /* vzeroupper */
-	}
-	for (unsigned n = 0; n < 16; n++)
-		vec_move(e, false, n, 0x10);
-	if (s->isa.avx) {
-		done = e_jmp(e);
-		e_patch_here(e, upper);
-		for (unsigned n = 0; n < 16; n++)
-			vec_move(e, true, n, 0x10);
-		e_patch_here(e, done);
-	}
-	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
-	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_level));
-	e8(e, 0xc3);
-}
-
-/* Calls a stub if what is in RAX is not zero. */
-static void call_if(struct emit *e, const uint8_t *stub)
-{
-	e_code(e, 0x85, 0xc0, 0x74, 0x05); /* test eax, eax; jz over the call */
-	e_call_to(e, stub);
-}
-
-/*
- * Before C code that may use vector or x87 registers: saves the guest's if they are in the host's.
- * Clobbers RAX.
- */
-static void save_vectors(const struct bt_stubs *s, struct emit *e)
-{
-	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_level));
-	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.vec_was));
-	call_if(e, s->vec_save);
-	/* Only now: saving the x87 state wants the host's own MXCSR, and loading it XMM registers.
-	 */
-	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_live));
-	e_gs(e, false, 0x89, H_RAX, CPU_OFF(bt.x87_was));
-	call_if(e, s->x87_save);
-}
-
-/* What vec_was and x87_was say is loaded again. Clobbers RAX. */
-static void load_vectors(const struct bt_stubs *s, struct emit *e)
-{
-	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.x87_was));
-	call_if(e, s->x87_load);
-	e_gs(e, false, 0x8b, H_RAX, CPU_OFF(bt.vec_was));
-	call_if(e, s->vec_load);
-}
-
 static const uint8_t callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 
 void bt_emit_barrier(const struct bt_stubs *s, struct emit *e, uint64_t barrier)
@@ -269,7 +156,7 @@ static void emit_leave(struct bt_stubs *s, bool flags_mem)
 
 	s->leave[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(s, e);
+	bt_emit_save_vectors(s, e);
 	emit_return(s, e);
 }
 
@@ -292,12 +179,12 @@ static void emit_step(struct bt_stubs *s, bool flags_mem)
 
 	s->step[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(s, e);
+	bt_emit_save_vectors(s, e);
 	e_mov_rr(e, H_RSI, SCRATCH0);
 	call_c(e, bt_step);
 	e_code(e, 0x83, 0xf8, BT_STEP_ON); /* cmp eax, imm8 */
 	leave = e_jcc(e, CC_B);
-	load_vectors(s, e);
+	bt_emit_load_vectors(s, e);
 	fill(e);
 	e8(e, 0xc3);
 	e_patch_here(e, leave);
@@ -313,7 +200,7 @@ static void emit_rest(struct bt_stubs *s, bool flags_mem)
 
 	s->rest[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(s, e);
+	bt_emit_save_vectors(s, e);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_rest);
 	e_jmp_to(e, s->handed_over);
@@ -329,7 +216,7 @@ static void emit_miss(struct bt_stubs *s, bool flags_mem)
 	spill(e, flags_mem);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	if (MISS_SAVES_VECTORS)
-		save_vectors(s, e);
+		bt_emit_save_vectors(s, e);
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	e_mov_rr(e, H_RDX, SCRATCH0);
 	call_c(e, bt_miss);
@@ -337,12 +224,12 @@ static void emit_miss(struct bt_stubs *s, bool flags_mem)
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
 	if (MISS_SAVES_VECTORS)
-		load_vectors(s, e);
+		bt_emit_load_vectors(s, e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
 	if (!MISS_SAVES_VECTORS)
-		save_vectors(s, e);
+		bt_emit_save_vectors(s, e);
 	e_load(e, H_RSI, CPU_OFF(bt.check));
 	call_c(e, bt_rest);
 	e_jmp_to(e, s->handed_over);
@@ -357,14 +244,14 @@ static void emit_vec_enter(struct bt_stubs *s, bool flags_mem)
 
 	s->vec_enter[flags_mem] = e->p;
 	spill(e, flags_mem);
-	save_vectors(s, e);
+	bt_emit_save_vectors(s, e);
 	e_store(e, SCRATCH1, CPU_OFF(bt.check));
 	e_mov_rr(e, H_RSI, SCRATCH1);
 	call_c(e, bt_vec_enter);
 	e_code(e, 0x48, 0x85, 0xc0); /* test rax, rax */
 	rest = e_jcc(e, CC_E);
 	e_mov_rr(e, SCRATCH1, H_RAX);
-	load_vectors(s, e);
+	bt_emit_load_vectors(s, e);
 	fill(e);
 	e_jmp_reg(e, SCRATCH1);
 	e_patch_here(e, rest);
@@ -394,7 +281,7 @@ void bt_emit_quick_call(const struct bt_stubs *s, struct emit *e, void *fn)
 		e_store(e, caller_saved[n], GPR_OFF(caller_saved[n]));
 	e_mov_rr(e, H_RSI, SCRATCH0);
 	if (MISS_SAVES_VECTORS)
-		save_vectors(s, e);
+		bt_emit_save_vectors(s, e);
 	e_load(e, H_RDI, CPU_OFF(bt.self));
 	e_push(e, H_RAX); /* entries have 16 bytes, so this aligns */
 	e_mov_imm64(e, H_RAX, (uintptr_t)fn);
@@ -402,7 +289,7 @@ void bt_emit_quick_call(const struct bt_stubs *s, struct emit *e, void *fn)
 	e_pop(e, H_RCX);
 	e_mov_rr(e, SCRATCH1, H_RAX);
 	if (MISS_SAVES_VECTORS)
-		load_vectors(s, e);
+		bt_emit_load_vectors(s, e);
 	for (unsigned n = 0; n < ARRAY_SIZE(caller_saved); n++)
 		e_load(e, caller_saved[n], GPR_OFF(caller_saved[n]));
 }
@@ -464,9 +351,7 @@ static void emit_ran(struct bt_stubs *s)
 
 void bt_emit_stubs(struct bt_stubs *s)
 {
-	emit_vec_save(s);
-	emit_vec_load(s);
-	bt_emit_x87_stubs(s);
+	bt_emit_vec_stubs(s);
 	bt_emit_refill_stubs(s);
 	bt_emit_string_stubs(s);
 	emit_handed_over(s);
