@@ -226,6 +226,55 @@ static void test_deep(void **state)
 	assert_int_equal(kept_at_pause(g, DEEP_GPA, 300), 0);
 }
 
+/*
+ * CR3 is written between call and return, by a handler behind which compiled code goes on: the
+ * caller's page is another one by then.
+ */
+#define SWITCHER_GPA (CODE_GPA + 0x7000)
+#define DRIVER_GPA   (CODE_GPA + 0x8000)
+#define TABLES2_GPA  (TABLES_GPA + 0x8000)
+#define KEEP	     (1ull << 63) /* what the TLB has of that PCID */
+
+CODE(switcher, "mov %rdi, %cr3; ret")
+CODE(driver, "mov %rdx, %cr3; jmp *%rbp")
+
+static void second_tables(struct guest_cpu *g)
+{
+	uint64_t *t = (uint64_t *)(g->ram + TABLES2_GPA);
+
+	memcpy(t, g->ram + TABLES_GPA, 4 * PAGE_SIZE);
+	for (unsigned level = 0; level < 3; level++)
+		t[512 * level] += TABLES2_GPA - TABLES_GPA;
+	t[512 * 3 + PAGE_CALLER] = ANOTHER_GPA | PTE_P | PTE_W | PTE_U;
+}
+
+static uint64_t switch_between(struct guest_cpu *g, uint64_t cr3)
+{
+	start(g, DRIVER_GPA);
+	g->cpu->gpr[RBP] = CALLER_GPA;
+	g->cpu->gpr[RSI] = SWITCHER_GPA;
+	g->cpu->gpr[RDX] = TABLES_GPA | KEEP;
+	g->cpu->gpr[RDI] = cr3 | KEEP;
+	assert_int_equal(guest_cpu_run(g, MAX_INSNS, false), INTERP_HALT);
+	assert_int_equal(g->cpu->gpr[RSP], STACK_TOP);
+	return g->cpu->gpr[RBX];
+}
+
+static void test_space_written(void **state)
+{
+	struct guest_cpu *g = *state;
+
+	guest_cpu_translate_as(g,
+			       (struct interp_config){.translate_after = 1, .until_kicked = true});
+	guest_cpu_load(g, SWITCHER_GPA, switcher);
+	guest_cpu_load(g, DRIVER_GPA, driver);
+	second_tables(g);
+	for (unsigned n = 0; n < WARM; n++) {
+		assert_int_equal(switch_between(g, TABLES_GPA), 0x10);
+		assert_int_equal(switch_between(g, TABLES2_GPA | 1), 0x70);
+	}
+}
+
 /* A return to address 0 matches the base of the shadow stack, or a barrier: nothing is expected. */
 CODE(to_zero, "push $0; ret")
 CODE(calls_out, "call 1f; 1: pop %rax; syscall")
@@ -256,6 +305,7 @@ int main(void)
 		EACH(test_privilege_changed),
 		EACH(test_skips),
 		EACH(test_deep),
+		EACH(test_space_written),
 		EACH(test_return_to_zero),
 	};
 
