@@ -34,8 +34,12 @@ static unsigned open_at(const struct program *p, uint64_t rip)
 static void compare_at(const struct trial *t, const struct program *p, struct compare_options *opt)
 {
 	prog_item_at(p, t->native.st.rip, &opt->undefined);
-	/* At a fault, flags that nothing reads any more need not be exact: docs/bt.md. */
-	if (t->cfg->bt && !t->cfg->exact_flags && t->native.vector != EXC_BP)
+	/*
+	 * At a fault, flags that nothing reads any more need not be exact: docs/bt.md. Where code
+	 * was stored to, it is not known which are undefined.
+	 */
+	if (t->cfg->bt && t->native.vector != EXC_BP &&
+	    (!t->cfg->exact_flags || memcmp(native_code(), t->image.code, CODE_SIZE)))
 		opt->undefined |= FLAGS_ARITH;
 	opt->open = open_at(p, t->native.st.rip);
 }
@@ -46,36 +50,43 @@ static bool derailed(const struct diff_result *native)
 	return native->vector == EXC_UD && !gva_canonical(native->st.gpr[RSP]);
 }
 
-/*
- * A far return, which programs have only where they stored into code, may name a descriptor that
- * lies in what the host's table has room for, but does not map.
- */
-static bool beyond_table(const struct trial *t)
+static bool at_system_code(const struct trial *t, const uint8_t *code, uint64_t rip)
 {
-	uint64_t off = t->native.st.rip - CODE_BASE;
+	uint64_t off = rip - CODE_BASE;
 	ZydisDecodedInstruction zi;
 
-	return t->native.vector == EXC_PF && t->interp.vector == EXC_GP && off < CODE_SIZE &&
-	       ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&t->dec, NULL, native_code() + off,
-							  CODE_SIZE - off, &zi)) &&
-	       zi.meta.category == ZYDIS_CATEGORY_RET &&
-	       zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+	if (off >= CODE_SIZE || ZYAN_FAILED(ZydisDecoderDecodeInstruction(&t->dec, NULL, code + off,
+									  CODE_SIZE - off, &zi)))
+		return false;
+	return zi.meta.category == ZYDIS_CATEGORY_SYSTEM ||
+	       zi.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
+	       (zi.meta.category == ZYDIS_CATEGORY_RET &&
+		zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR);
 }
 
-static bool is_rep(uint8_t prefix)
+/*
+ * Of the system, programs have instructions only where they stored into code. What these do is the
+ * host's business: a far return reads its descriptors, from a table that may have room for more
+ * than is mapped, SLDT may be forbidden.
+ */
+static bool system_code(const struct trial *t)
 {
-	return prefix == 0xf2 || prefix == 0xf3;
+	return at_system_code(t, native_code(), t->native.st.rip) ||
+	       at_system_code(t, guest_code(t->guest), t->interp.st.rip);
 }
 
 /* A repeated store over itself: a processor may go on with what it has decoded, or not. */
 static bool overwrote_itself(const struct trial *t, const struct program *p)
 {
-	uint64_t off = t->native.st.rip - CODE_BASE;
-	uint32_t undefined;
-	int at = prog_item_at(p, t->native.st.rip, &undefined);
+	for (unsigned n = 0; n < p->count; n++) {
+		const uint8_t *was = t->image.code + p->offset[n];
 
-	return at >= 0 && memcmp(native_code() + off, t->image.code + off, 2) &&
-	       is_rep(t->image.code[off]);
+		if (!p->item[n].dropped && (*was == 0xf2 || *was == 0xf3) &&
+		    (memcmp(native_code() + p->offset[n], was, 4) ||
+		     memcmp(guest_code(t->guest) + p->offset[n], was, 4)))
+			return true;
+	}
+	return false;
 }
 
 /* From t->from to the next stop. True if both sides agree there. */
@@ -94,16 +105,14 @@ static bool run_part(struct trial *t, const struct program *p, FILE *report)
 			fprintf(report, "  the interpreter did not stop as it should\n");
 		return false;
 	}
-	if (beyond_table(t) || overwrote_itself(t, p)) {
-		t->endless = true;
-		return true;
-	}
 	compare_at(t, p, &opt);
 	t->parted = compare_parted(&t->native, &t->interp, opt.open, open_at(p, t->interp.st.rip));
 	if (t->parted)
 		return true;
-	if (!compare_results(&t->native, &t->interp, &opt, report))
-		return false;
+	if (!compare_results(&t->native, &t->interp, &opt, report)) {
+		t->endless = system_code(t) || overwrote_itself(t, p);
+		return t->endless;
+	}
 	if (!p->patches || !memcmp(native_code(), guest_code(t->guest), CODE_SIZE))
 		return true;
 	if (report)

@@ -186,9 +186,10 @@ OP(op_call_far_imm)
 static uint64_t read_far_pointer(struct cpu *c, const struct insn *i, uint16_t *sel)
 {
 	gva_t ea = insn_ea(c, i, opsize(i) + 2, false);
+	uint64_t off = load_size(c, i, ea, i->size);
 
 	*sel = mem_read16(c, i, ea + opsize(i));
-	return load_size(c, i, ea, i->size);
+	return off;
 }
 
 OP(op_jmp_far_mem)
