@@ -23,17 +23,17 @@ struct trial {
 	uint64_t stops;		/* in all programs */
 };
 
-static unsigned open_at(const struct program *p, uint64_t rip)
+/* What is open of the instruction at rip, and which flags are undefined there. */
+static unsigned open_at(const struct program *p, uint64_t rip, uint32_t *undefined)
 {
-	uint32_t undefined;
-	int at = prog_item_at(p, rip, &undefined);
+	int at = prog_item_at(p, rip, undefined);
 
 	return at >= 0 ? p->item[at].open : 0;
 }
 
 static void compare_at(const struct trial *t, const struct program *p, struct compare_options *opt)
 {
-	prog_item_at(p, t->native.st.rip, &opt->undefined);
+	opt->open = open_at(p, t->native.st.rip, &opt->undefined);
 	/*
 	 * At a fault, flags that nothing reads any more need not be exact: docs/bt.md. Where code
 	 * was stored to, it is not known which are undefined.
@@ -41,7 +41,6 @@ static void compare_at(const struct trial *t, const struct program *p, struct co
 	if (t->cfg->bt && t->native.vector != EXC_BP &&
 	    (!t->cfg->exact_flags || memcmp(native_code(), t->image.code, CODE_SIZE)))
 		opt->undefined |= FLAGS_ARITH;
-	opt->open = open_at(p, t->native.st.rip);
 }
 
 /* Hypervisors raise #UD when they interrupt a program whose stack pointer is not canonical. */
@@ -50,42 +49,52 @@ static bool derailed(const struct diff_result *native)
 	return native->vector == EXC_UD && !gva_canonical(native->st.gpr[RSP]);
 }
 
-static bool at_system_code(const struct trial *t, const uint8_t *code, uint64_t rip)
+/* The instruction at an offset in some code; false if there is none. */
+static bool decode_at(const struct trial *t, const uint8_t *code, uint64_t off,
+		      ZydisDecodedInstruction *zi)
 {
-	uint64_t off = rip - CODE_BASE;
-	ZydisDecodedInstruction zi;
+	return off < CODE_SIZE && ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+					  &t->dec, NULL, code + off, CODE_SIZE - off, zi));
+}
 
-	if (off >= CODE_SIZE || ZYAN_FAILED(ZydisDecoderDecodeInstruction(&t->dec, NULL, code + off,
-									  CODE_SIZE - off, &zi)))
-		return false;
-	return zi.meta.category == ZYDIS_CATEGORY_SYSTEM ||
-	       zi.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
-	       (zi.meta.category == ZYDIS_CATEGORY_RET &&
-		zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR);
+/* Whether some of the program's code is not what it was, on one side at least. */
+static bool stored_to(const struct trial *t, uint64_t off, unsigned len)
+{
+	const uint8_t *was = t->image.code + off;
+
+	return memcmp(native_code() + off, was, len) ||
+	       memcmp(guest_code(t->guest) + off, was, len);
 }
 
 /*
- * Of the system, programs have instructions only where they stored into code. What these do is the
- * host's business: a far return reads its descriptors, from a table that may have room for more
- * than is mapped, SLDT may be forbidden.
+ * Of the system, programs have instructions only by accident: where they stored into code. Why the
+ * bare CPU faults at these is the host's business: a far return reads its descriptors, from a table
+ * that may have room for more than is mapped, SLDT and INT may be forbidden.
  */
 static bool system_code(const struct trial *t)
 {
-	return at_system_code(t, native_code(), t->native.st.rip) ||
-	       at_system_code(t, guest_code(t->guest), t->interp.st.rip);
+	uint64_t off = t->native.st.rip - CODE_BASE;
+	ZydisDecodedInstruction zi;
+
+	if (t->native.vector == EXC_BP || !decode_at(t, native_code(), off, &zi))
+		return false;
+	return zi.meta.category == ZYDIS_CATEGORY_SYSTEM || zi.mnemonic == ZYDIS_MNEMONIC_INT ||
+	       (zi.meta.category == ZYDIS_CATEGORY_RET &&
+		zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR);
 }
 
 /* A repeated store over itself: a processor may go on with what it has decoded, or not. */
 static bool overwrote_itself(const struct trial *t, const struct program *p)
 {
-	for (unsigned n = 0; n < p->count; n++) {
-		const uint8_t *was = t->image.code + p->offset[n];
+	const ZydisInstructionAttributes rep =
+		ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
+	ZydisDecodedInstruction zi;
 
-		if (!p->item[n].dropped && (*was == 0xf2 || *was == 0xf3) &&
-		    (memcmp(native_code() + p->offset[n], was, 4) ||
-		     memcmp(guest_code(t->guest) + p->offset[n], was, 4)))
+	for (unsigned n = 0; n < p->count; n++)
+		if (!p->item[n].dropped && decode_at(t, t->image.code, p->offset[n], &zi) &&
+		    zi.meta.category == ZYDIS_CATEGORY_STRINGOP && zi.attributes & rep &&
+		    stored_to(t, p->offset[n], zi.length))
 			return true;
-	}
 	return false;
 }
 
@@ -93,6 +102,7 @@ static bool overwrote_itself(const struct trial *t, const struct program *p)
 static bool run_part(struct trial *t, const struct program *p, FILE *report)
 {
 	struct compare_options opt;
+	uint32_t undefined;
 
 	native_run(&t->from, &t->native);
 	if (t->native.vector == VECTOR_ENDLESS || derailed(&t->native)) {
@@ -106,7 +116,8 @@ static bool run_part(struct trial *t, const struct program *p, FILE *report)
 		return false;
 	}
 	compare_at(t, p, &opt);
-	t->parted = compare_parted(&t->native, &t->interp, opt.open, open_at(p, t->interp.st.rip));
+	t->parted = compare_parted(&t->native, &t->interp, opt.open,
+				   open_at(p, t->interp.st.rip, &undefined));
 	if (t->parted)
 		return true;
 	if (!compare_results(&t->native, &t->interp, &opt, report)) {
@@ -133,8 +144,7 @@ static bool skip(struct trial *t, const struct program *p)
 	at = prog_item_at(p, t->native.st.rip, &undefined);
 	if (at >= 0 && p->item[at].fragile)
 		return false;
-	if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&t->dec, NULL, native_code() + off,
-						      CODE_SIZE - off, &zi)))
+	if (!decode_at(t, native_code(), off, &zi))
 		return false;
 	t->from = t->native.st;
 	t->from.rip += zi.length;
