@@ -105,6 +105,7 @@ static void set_live(struct emit *e, bool v)
 	e32(e, v);
 }
 
+/* Both called with RAX free and no vector registers in the host's. */
 static void emit_x87_save(struct bt_stubs *s)
 {
 	struct emit *e = &s->e;
